@@ -29,7 +29,7 @@ def _choose() -> Callable[..., int]:
     except ImportError:
         logging.getLogger("nvrstore").warning("crc32c is not installed: checksums fall back to crcmod, which is far slower")
         return crc32c_reference
-    return fast.crc32c  # type: ignore[no-any-return]
+    return fast.crc32c
 
 
 #: CRC-32C of a buffer, continuing from a seed (0 at the start): `crc32c(data, seed)`.

@@ -33,7 +33,8 @@ class VolumeHeader:
     lane: int
     number: int  # of the volume within (session, lane), from 0
     members: tuple[MemberRef, ...]
-    origin_ns: int  # UTC from which track times count
+    created_ns: int  # UTC; only for the file's name, which is for people
+    origin_ns: int  # UTC from which track times count: the oldest sample waiting, minus ORIGIN_MARGIN_S
     tracks: tuple[VolumeTrack, ...]
 
 

@@ -108,7 +108,10 @@ class Appender(Protocol):
         """Readable when `answers` has something, or when the worker died."""
 
     def submit(self, request: Request) -> int:
-        """Hand a request over; returns its number. Requests are carried out in order. After a failed or short write the rest of that handle is refused (EIO)."""
+        """Hand a request over; returns its number. Requests are carried out in order.
+
+        After a failed or short write everything else for that handle is refused with EIO.
+        """
 
     def answers(self) -> list[Answer]:
         """What has come back since the last call. A dead worker answers everything outstanding with ESRCH, `value` -1."""
@@ -147,7 +150,7 @@ class Keeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What `target.json` says, and where it was found. A moved directory keeps the uuid, and changes nothing here but is found by path no more."""
+    """What `target.json` says, and where it was found by path: a moved directory is found no more, another mount differs."""
 
     id: str  # 32 hex digits
     format: int
