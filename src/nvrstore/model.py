@@ -215,6 +215,16 @@ class Mark:
 # --- the set ---------------------------------------------------------------------------------------------------
 
 
+class Medium(StrEnum):
+    """Class of storage: decides from which age on a call is late, and from which it is lost (failover/detector.py)."""
+
+    SSD = "ssd"
+    DISK = "disk"  # spinning, or RAID of them
+    NETWORK = "network"  # NFS, CIFS, FUSE
+    NODE = "node"
+    MEMORY = "memory"
+
+
 class Role(StrEnum):
     """A target's part in a set."""
 

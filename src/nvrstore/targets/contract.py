@@ -18,23 +18,15 @@ import json
 from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from nvrstore.model import Medium as Medium
 
 if TYPE_CHECKING:
     from nvrstore.targets.pool import Pool
 
 T = TypeVar("T")
-
-
-class Medium(StrEnum):
-    """Class of storage: decides from which age on a call is late, and from which it is lost (DESIGN of `limits.py`)."""
-
-    SSD = "ssd"
-    DISK = "disk"  # spinning, or RAID of them
-    NETWORK = "network"  # NFS, CIFS, FUSE
-    NODE = "node"
-    MEMORY = "memory"
 
 
 class Verb(IntEnum):

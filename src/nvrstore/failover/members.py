@@ -1,0 +1,42 @@
+"""Who shall be in the set, and who is its primary. Pure.
+
+The configured order is the order of preference. The first `copies` healthy targets are wanted; a member that is not
+wanted (a recruited spare) goes only when all wanted ones are synced: the number of copies never sinks for order's sake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from nvrstore.failover.machine import MEMBER, State
+
+_HEALTHY = frozenset({State.READY}) | MEMBER
+
+
+def next_change(order: Sequence[str], states: Mapping[str, State], copies: int) -> tuple[list[str], list[str]]:
+    """Names to recruit and names to release now.
+
+    `order`: the journal's targets as configured. Growing is one step, releasing another: never both in one answer.
+    """
+    healthy = [name for name in order if states[name] in _HEALTHY]
+    wanted = healthy[:copies]
+    recruit = [name for name in wanted if states[name] is State.READY]
+    if recruit:
+        return recruit, []
+    if all(states[name] is State.SYNCED for name in wanted):
+        return [], [name for name in healthy[copies:] if states[name] in MEMBER]
+    return [], []
+
+
+def choose_primary(order: Sequence[str], states: Mapping[str, State], primary: str | None, *, failback: bool) -> str | None:
+    """The member that is kept in full and read first.
+
+    A synced member always comes before one that is not. The present primary stays among equals, unless `failback`
+    is on and a member earlier in `order` is synced too.
+    """
+    members = [name for name in order if states[name] in MEMBER]
+    synced = [name for name in members if states[name] is State.SYNCED]
+    for candidates in (synced, [n for n in members if states[n] is State.LIVE], members):
+        if candidates:
+            return primary if primary in candidates and not (failback and candidates is synced) else candidates[0]
+    return None
