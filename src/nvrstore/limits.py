@@ -55,3 +55,8 @@ BACKOFF_REFUSED_S_MAX: Final = 900.0
 SILENCE_S: Final = 5.0  # connected and no sample for this long: the watchdog ends the session
 STOP_S: Final = 2.0  # a stream's threads are gone, or left behind and counted, after this
 SLEW_PPM_MAX: Final = 500
+
+# --- catalog and reading
+HOLE_NS_MIN: Final = 500_000_000  # shorter holes in time are jitter and guessed durations of last samples; lost samples show in their indices
+CATALOG_COMMIT_S: Final = 1.0  # one transaction of the catalog in this time
+CATALOG_ROWS_MAX: Final = 200_000  # rows that wait for a state disk that does not answer (about 100 MB); then they are dropped, and found again in volumes
