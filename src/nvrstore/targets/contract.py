@@ -39,7 +39,7 @@ class Verb(IntEnum):
     # keeper
     LOOK = 10  # data: JSON, see `look_request`; answer data: JSON, see `LookResult`
     PREPARE = 11  # path, length: create exclusively, preallocate (fallocate), sync; makes parent directories
-    LIST = 12  # path, data (name to continue behind, or empty): answer data: JSON [[name, size, is_dir, mtime_ns], ...] sorted; value 1 when there is more
+    LIST = 12  # path, data (name to continue behind, or empty): answer data: JSON [[name, size, is_dir, mtime_ns], ...] sorted; value 1: there is more
     STAT = 13  # path: answer data: JSON {"size", "blocks", "mtime_ns", "dev", "ino", "dir"}
     SPACE = 14  # answer data: JSON {"total", "free", "inodes_free"} in bytes and counts
     READ = 15  # path, offset, length <= 1 MiB: answer data: the bytes (short at the end of the file). flag fresh=1: past the page cache
@@ -159,6 +159,9 @@ class LookResult:
     claims: dict[str, str]  # journal name -> greatest file name in its epochs/ ("" where there is none)
     total_bytes: int
     free_bytes: int
+    counter_errno: int = (
+        0  # ENOSPC or EDQUOT where the counter could not be advanced because the target is full; other errors fail the look
+    )
 
 
 class Target(Protocol):
