@@ -7,6 +7,7 @@ write a reader of their own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from nvrstore.model import Epoch, FragmentFlag, MemberRef, Record, TrackConfig, TrackKey
 
@@ -53,6 +54,7 @@ class FragmentEntry:
     flags: FragmentFlag
     crc: int  # CRC-32C of `moof` + `mdat` as written
     tfdt: int  # ticks since the volume's origin, as written
+    prft_crc: int = 0  # CRC-32C of the `prft` in front of its `moof`; 0: there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,40 @@ class Batch:
     header_crc: int
     entries: tuple[FragmentEntry, ...] = field(repr=False)
     records: tuple[Record, ...] = field(repr=False)
+    previous_crc: int = 0  # of the batch header before this one, of the volume header in the first batch: a chain
+    built_ns: int = 0  # UTC at which it was built
+    flags: int = 0  # none is defined yet
+    head_length: int = 0  # bytes of the batch header box
+    records_length: int = 0  # bytes of the records box behind it, 0 where there is none
+    records_crc: int = 0
+    head: bytes = field(repr=False, default=b"")  # both boxes, verbatim: what the volume's index repeats
+
+    @property
+    def end(self) -> int:
+        """Where the next batch begins."""
+        return self.offset + self.length
+
+
+class DamageKind(StrEnum):
+    """Which part of a volume is not as it was written."""
+
+    VOLUME_HEADER = "volume header"
+    BATCHES = "batches"  # one or more whole batches cannot be found: their headers are gone
+    BATCH_HEADER = "batch header"
+    CHAIN = "chain"  # a whole header, but not the one that its successor was built on
+    RECORDS = "records"
+    PRFT = "prft"
+    FRAGMENT = "fragment"
+    ERASED = "erased"  # a `free` box where a fragment was: lawful where an erasure record says so
+    PADDING = "padding"
+    INDEX = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """`length` bytes at `offset` of a volume that are not as they were written. `batch` is -1 outside of batches."""
+
+    kind: DamageKind
+    offset: int
+    length: int
+    batch: int = -1
