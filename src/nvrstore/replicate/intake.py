@@ -1,0 +1,58 @@
+"""Where ingest hands over: fragments, records and track declarations of one journal, from any thread.
+
+Never blocks: a lock around three appends. The engine's thread takes everything at once, a few times a second.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nvrstore.limits import BATCH_BYTES_CUT
+from nvrstore.model import Fragment, Record, TrackConfig, TrackKey
+
+
+@dataclass(slots=True)
+class Taken:
+    """What arrived since the last time, in order of arrival within each kind."""
+
+    declared: list[tuple[TrackKey, str, TrackConfig]] = field(default_factory=list)
+    fragments: list[Fragment] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+
+class Intake:
+    """The `Intake` that ingest writes to (ingest/contract.py). `wake` is called when a full batch waits."""
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._taken = Taken()
+        self._bytes = 0
+
+    def declare(self, track: TrackKey, name: str, config: TrackConfig) -> None:
+        """Announce a track, or its new configuration. Its fragments may follow at once."""
+        with self._lock:
+            self._taken.declared.append((track, name, config))
+
+    def put(self, fragment: Fragment) -> None:
+        """Hand a fragment over. Its track must have been declared."""
+        with self._lock:
+            self._taken.fragments.append(fragment)
+            self._bytes += fragment.length
+            full = self._bytes >= BATCH_BYTES_CUT
+        if full:
+            self._wake()
+
+    def record(self, record: Record) -> None:
+        """Hand a ledger record over."""
+        with self._lock:
+            self._taken.records.append(record)
+
+    def take(self) -> Taken:
+        """Everything since the last call."""
+        with self._lock:
+            taken, self._taken = self._taken, Taken()
+            self._bytes = 0
+        return taken

@@ -1,0 +1,484 @@
+"""One lane: a sequence of volumes for up to LANE_TRACKS_MAX tracks.
+
+    waiting fragments --tick--> batch in an extent --append--> every copy --answers--> settled, in order: commit
+    volume: opened on every member, cut by size, age, a set change or a new codec; closed when every batch is settled
+
+Order of durability, where it happens: the header is durable on a copy before its first batch is (one ordered queue); a
+batch counts on a copy when that copy's own sync has returned; batches of a lane are committed in the order they were built.
+The lane decides and queues; ports act.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from nvrstore.journal.batch import VolumeBuilder, fragment_of
+from nvrstore.journal.index import volume_index
+from nvrstore.journal.model import VolumeHeader, VolumeTrack
+from nvrstore.journal.names import volume_path
+from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S, RECORDS_BYTES_MAX
+from nvrstore.model import NS_PER_S, Commit, Fragment, Record, TrackConfig, TrackKey, new_id
+from nvrstore.replicate.contract import LaneHost
+from nvrstore.replicate.port import Op
+from nvrstore.replicate.prepare import Preparer
+from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
+from nvrstore.targets.contract import Answer, Request, Verb
+from nvrstore.telemetry import get_logger
+
+log = get_logger("replicate.lane")
+
+RECORDS_ALONE_S: Final = 3.0  # records of a lane without any track wait this long for a camera, then get a volume of their own
+RECORDS_MAX: Final = RECORDS_BYTES_MAX // 1024  # per batch, at an ample 1 KiB each; larger ones are bounded by RECORD_BYTES_MAX
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Lane:
+    """See the module."""
+
+    def __init__(self, host: LaneHost, number: int) -> None:
+        self.host, self.number = host, number
+        self.tracks: dict[TrackKey, tuple[str, TrackConfig]] = {}
+        self.waiting: deque[Fragment] = deque()
+        self.waiting_bytes = 0
+        self.records: deque[Record] = deque()
+        self.volume: OpenVolume | None = None
+        self.finishing: list[OpenVolume] = []
+        self._volumes = 0
+        self._preparers: dict[str, Preparer] = {}
+        self._headers: dict[TrackKey, TrackConfig] = {}  # what the present volume's `moov` says
+        self._track_ids: dict[TrackKey, int] = {}
+        self._changed = False  # a track that the present volume lacks is waiting
+        self._cut_s = float("-inf")
+        self._tick_s = 0.0
+        self._records_since_s: float | None = None
+        self.rate_bps = 0.0  # bytes a second, smoothed
+        self._rate_bytes, self._rate_s = 0, host.clock.monotonic_s()
+
+    # --- what comes in
+
+    @property
+    def room(self) -> int:
+        """Tracks that this lane can still take."""
+        return LANE_TRACKS_MAX - len(self.tracks)
+
+    def declare(self, track: TrackKey, name: str, config: TrackConfig) -> None:
+        self.tracks[track] = (name, config)
+        have = self._headers.get(track)
+        self._changed = self._changed or have is None or not have.continues(config)
+
+    def put(self, fragment: Fragment) -> None:
+        self.waiting.append(fragment)
+        self.waiting_bytes += fragment.length
+        self.host.buffer.waiting_bytes += fragment.length
+        self._rate_bytes += fragment.length
+
+    def _put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
+        self.waiting.extendleft(reversed(fragments))
+        self.records.extendleft(reversed(records))
+        length = sum(f.length for f in fragments)
+        self.waiting_bytes += length
+        self.host.buffer.waiting_bytes += length
+
+    def drop_oldest(self) -> Fragment | None:
+        """The oldest waiting fragment, given up. Whoever calls this enters it into the ledger."""
+        if not self.waiting:
+            return None
+        fragment = self.waiting.popleft()
+        self._taken_out(fragment.length)
+        return fragment
+
+    def _taken_out(self, length: int) -> None:
+        self.waiting_bytes -= length
+        self.host.buffer.waiting_bytes -= length
+
+    # --- the step
+
+    def step(self, now_s: float, *, flush: bool = False) -> None:
+        """Everything that is due now. `flush`: the recorder stops, nothing waits for a tick."""
+        self._measure(now_s)
+        self._prepare(now_s)
+        if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
+            self.cut()
+        due = flush or now_s >= self._tick_s or self.waiting_bytes >= BATCH_BYTES_CUT
+        if self.volume is not None and now_s - self.volume.opened_s > self.host.spec.volume_age_s:
+            self.cut()
+        if self.volume is None and self._should_open(now_s, due):
+            self._open(now_s)
+        if due:
+            self._tick_s = now_s + self.host.spec.tick_s
+            while self._build(now_s) and self.waiting_bytes >= BATCH_BYTES_CUT:
+                pass
+        self._settle(now_s)
+        for volume in list(self.finishing):
+            self._finish(volume)
+
+    @property
+    def due_s(self) -> float:
+        return self._tick_s
+
+    def _measure(self, now_s: float) -> None:
+        passed = now_s - self._rate_s
+        if passed >= 1.0:
+            rate = self._rate_bytes / passed
+            self.rate_bps = rate if self.rate_bps == 0 else 0.8 * self.rate_bps + 0.2 * rate
+            self._rate_bytes, self._rate_s = 0, now_s
+
+    def _prepare(self, now_s: float) -> None:
+        for member in self.host.members():
+            self._preparer(member.target).want(self.host.volume_bytes(self.rate_bps), now_s)
+        for volume in (*self.finishing, *([self.volume] if self.volume else [])):
+            for copy in volume.copies.values():
+                if copy.state is CopyState.PREPARING:
+                    self._send_open(volume, copy)
+
+    def _preparer(self, target: str) -> Preparer:
+        found = self._preparers.get(target)
+        if found is None:
+            host = self.host
+            found = self._preparers[target] = Preparer(
+                host.ports[target],
+                host.spec.name,
+                session=host.spec.session,
+                post=host.post,
+                on_full=lambda: host.observer.needs_space(host.spec.name, target),
+            )
+        return found
+
+    # --- open and cut
+
+    def _should_open(self, now_s: float, due: bool) -> bool:
+        if not due or not self.host.members():
+            return False
+        if self.tracks:
+            return bool(self.waiting or self.records) or self.host.set_durable < self.host.epoch.set
+        if not self.records:
+            self._records_since_s = None
+            return False
+        self._records_since_s = now_s if self._records_since_s is None else self._records_since_s
+        return now_s - self._records_since_s >= RECORDS_ALONE_S
+
+    def _open(self, now_s: float) -> None:
+        host = self.host
+        first: dict[TrackKey, TrackConfig] = {}
+        oldest_ns = now_ns = host.clock.utc_ns()
+        for fragment in self.waiting:
+            first.setdefault(fragment.track, fragment.config)
+            oldest_ns = min(oldest_ns, fragment.utc_ns)
+        # Fragments of an older configuration may still wait: they go first, the newer ones cut once more.
+        tracks = tuple(VolumeTrack(key, name, first.get(key, config)) for key, (name, config) in self.tracks.items())
+        members = host.members()
+        header = VolumeHeader(
+            volume_id=new_id(),
+            journal=host.spec.name,
+            journal_id=host.spec.journal_id,
+            recorder=host.spec.recorder,
+            session=host.spec.session,
+            epoch=host.epoch,
+            lane=self.number,
+            number=self._volumes,
+            members=tuple(members),
+            created_ns=now_ns,
+            origin_ns=oldest_ns - ORIGIN_MARGIN_S * NS_PER_S,
+            tracks=tracks,
+        )
+        builder = VolumeBuilder(header)
+        raw = builder.header_bytes
+        held = host.buffer.hold(len(raw))
+        if held is None:
+            return  # the buffer is full; the engine makes room
+        held.view[: len(raw)] = raw
+        self._volumes += 1
+        bytes_max = max(host.volume_bytes(self.rate_bps), len(raw) + BATCH_BYTES_CUT // 8)
+        volume = OpenVolume(
+            header=header,
+            path=volume_path(header),
+            builder=builder,
+            header_held=held,
+            header_length=len(raw),
+            copies={m.target: Copy(m.target, host.ports[m.target].handle(), host.ports[m.target].generation) for m in members},
+            opened_s=now_s,
+            bytes_max=bytes_max,
+        )
+        self.volume = volume
+        self._cut_s = now_s
+        self._headers = {track.track: track.config for track in tracks}
+        self._changed = any(not self._headers[key].continues(config) for key, (_, config) in self.tracks.items())
+        self._prepare(now_s)
+
+    def _send_open(self, volume: OpenVolume, copy: Copy) -> None:
+        port = self.host.ports[copy.target]
+        if copy.generation != port.generation:
+            return
+        prepared = self._preparer(copy.target).take()
+        if prepared is None:
+            return
+        copy.state = CopyState.OPENING
+        request = Request(
+            Verb.OPEN,
+            path=prepared,
+            path2=volume.path,
+            handle=copy.handle,
+            extent=volume.header_held.extent.offset,
+            length=volume.header_length,
+        )
+        port.enqueue(Op(request, lambda _, answer: self._opened(volume, copy, answer), self, volume.header_held))
+        for op in copy.deferred:
+            port.enqueue(op)
+            if op.held:
+                op.held.drop()  # the use it had while deferred; the port holds its own now
+        copy.deferred.clear()
+
+    def _opened(self, volume: OpenVolume, copy: Copy, answer: Answer) -> None:
+        if not copy.counts:
+            return
+        if not answer.ok:
+            self._failed(volume, copy, answer, "opening a volume")
+            return
+        copy.state = CopyState.OPEN
+        self.host.observer.volume_opened(volume.header, volume.path, copy.target)
+        self.host.header_durable(volume.header, copy.target)
+
+    def cut(self) -> None:
+        """No new batches for the present volume: what was built for it finishes there."""
+        if self.volume is not None:
+            self.volume.cut = True
+            self.finishing.append(self.volume)
+            self.volume = None
+            self._headers = {}
+
+    # --- build
+
+    def _build(self, now_s: float) -> bool:
+        host, volume = self.host, self.volume
+        if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
+            return False
+        fragments, skipped = self._select(volume)
+        records: list[Record] = []
+        if not volume.batches:
+            records.extend(host.standing())
+        fresh = min(len(self.records), RECORDS_MAX)
+        records.extend(self.records[i] for i in range(fresh))
+        if not fragments and not records:
+            if skipped and not self._changed:
+                self.cut()  # only fragments that are older than the origin wait: a new volume begins before them
+            return False
+        size = volume.builder.size(fragments, records)
+        if volume.batches and volume.builder.offset + size > volume.bytes_max:
+            self.cut()
+            self._open(now_s)
+            return self._build(now_s) if self.volume is not None else False
+        held = host.buffer.hold(size)
+        if held is None:
+            return False
+        batch = volume.builder.build(held.view[:size], fragments, records, last_committed=volume.committed, utc_now_ns=host.clock.utc_ns())
+        self.waiting = deque(skipped + list(self.waiting)[len(fragments) + len(skipped) :])
+        self._taken_out(sum(fragment.length for fragment in fragments))
+        for _ in range(fresh):
+            self.records.popleft()
+        volume.batches.append(batch)
+        sub = Submitted(batch, held, {copy.target for copy in volume.live()}, set(), volume.header.epoch.set, built_s=now_s)
+        volume.submitted.append(sub)
+        for copy in volume.live():
+            self._append(volume, copy, sub)
+        return True
+
+    def _select(self, volume: OpenVolume) -> tuple[list[Fragment], list[Fragment]]:
+        """From the front of the queue: what goes into the next batch, and what has to wait for another volume."""
+        chosen: list[Fragment] = []
+        skipped: list[Fragment] = []
+        blocked: set[TrackKey] = set()
+        length = 0
+        for fragment in self.waiting:
+            if length >= BATCH_BYTES_CUT:
+                break
+            key = fragment.track
+            have = self._headers.get(key)
+            if key in blocked or have is None or not (have is fragment.config or have.continues(fragment.config)):
+                blocked.add(key)  # later fragments of the track must not overtake this one
+                skipped.append(fragment)
+                self._changed = True
+            elif not volume.builder.fits(fragment):
+                blocked.add(key)
+                skipped.append(fragment)
+                self._changed = True
+            else:
+                chosen.append(fragment)
+                length += fragment.length
+        return chosen, skipped
+
+    def _append(self, volume: OpenVolume, copy: Copy, sub: Submitted) -> None:
+        batch = sub.batch
+        request = Request(Verb.APPEND, handle=copy.handle, offset=batch.offset, extent=sub.held.extent.offset, length=batch.length)
+        self._enqueue(copy, Op(request, lambda _, answer: self._appended(volume, copy, sub, answer), self, sub.held))
+
+    def _enqueue(self, copy: Copy, op: Op) -> None:
+        if copy.state is CopyState.PREPARING:
+            if op.held:
+                op.held.take()
+            copy.deferred.append(op)
+        elif copy.generation == self.host.ports[copy.target].generation:
+            self.host.ports[copy.target].enqueue(op)
+
+    def _appended(self, volume: OpenVolume, copy: Copy, sub: Submitted, answer: Answer) -> None:
+        if not copy.counts:
+            return
+        if answer.ok:
+            sub.pending.discard(copy.target)
+            sub.acked.add(copy.target)
+        else:
+            self._failed(volume, copy, answer, "writing a batch")
+
+    def _failed(self, volume: OpenVolume, copy: Copy, answer: Answer, doing: str) -> None:
+        host = self.host
+        why = f"{doing}: {os.strerror(answer.errno)}"
+        if answer.errno in _FULL:
+            # Preallocation makes this rare: only this volume is given up there, its tail is owed by resync.
+            log.warning("volume.abandoned", target=copy.target, path=volume.path, reason=why)
+            self._owe(volume, volume.leave(copy.target, None))
+            if volume is self.volume:
+                self.cut()
+            host.abandoned(copy.target, volume.header, why)
+            host.observer.needs_space(host.spec.name, copy.target)
+        else:
+            host.ports[copy.target].fail(why, answer.errno)
+
+    # --- a member leaves
+
+    def leave(self, target: str, set_needed: int) -> None:
+        """`target` is no longer in the set: cut, and owe again what only it had."""
+        self.cut()
+        for volume in self.finishing:
+            self._owe(volume, volume.leave(target, set_needed))
+
+    def _owe(self, volume: OpenVolume, orphans: Iterable[Submitted]) -> None:
+        """Put the contents of batches that no copy has back in front of the queue (copied: their extents may be pinned)."""
+        fragments: list[Fragment] = []
+        records: list[Record] = []
+        for sub in orphans:
+            copied = memoryview(bytes(sub.held.view[: sub.batch.length]))
+            fragments.extend(fragment_of(entry, copied, volume.header) for entry in sub.batch.entries)
+            records.extend(sub.batch.records)
+            sub.held.drop()
+        self._put_back(fragments, records)
+
+    # --- settle and finish
+
+    def _settle(self, now_s: float) -> None:
+        blocked = False
+        for volume in (*self.finishing, *([self.volume] if self.volume else [])):
+            for sub in volume.submitted:
+                if blocked:
+                    break
+                if sub.committed:
+                    continue
+                if not self._may_commit(sub):
+                    blocked = True
+                    break
+                sub.committed = True
+                volume.committed = sub.batch.number
+                self._tell(volume, sub, now_s)
+            while volume.submitted and volume.submitted[0].committed and not volume.submitted[0].pending:
+                volume.submitted.popleft().held.drop()
+
+    def _may_commit(self, sub: Submitted) -> bool:
+        host = self.host
+        if not sub.acked or host.set_durable < sub.set_needed:
+            return False
+        if not host.spec.commit_any and any(host.binding(target) for target in sub.pending):
+            return False
+        return any(host.ports[target].fresh() for target in sub.acked)
+
+    def _tell(self, volume: OpenVolume, sub: Submitted, now_s: float) -> None:
+        host = self.host
+        stored = [name for name in volume.copies if name in sub.acked]
+        copies = [name for name in stored if name != host.spec.refuge]
+        commit = None
+        if copies:
+            commit = Commit(
+                host.spec.name,
+                volume.header.epoch,
+                volume.header.volume_id,
+                sub.batch.number,
+                len(copies),
+                host.spec.copies,
+                host.clock.utc_ns(),
+            )
+        host.observer.batch_stored(volume.header, volume.path, sub.batch, stored, commit)
+        if commit is not None:
+            host.committed(commit, sub.batch, now_s - sub.built_s)
+
+    def _finish(self, volume: OpenVolume) -> None:
+        host = self.host
+        copies = volume.live()
+        if volume.submitted:
+            return
+        if not copies or volume.orphaned:
+            for copy in copies:
+                self._enqueue(copy, Op(Request(Verb.CLOSE, handle=copy.handle), lambda _op, _answer: None, self))
+            self._forget(volume)
+            host.observer.volume_left(volume.header, volume.path)
+            return
+        if volume.closing is None:
+            if any(copy.state is not CopyState.OPEN for copy in copies):
+                return
+            index = volume_index(volume.header, volume.batches)
+            held = host.buffer.hold(len(index))
+            if held is None:
+                return
+            held.view[: len(index)] = index
+            volume.closing, volume.length = held, volume.builder.offset + len(index)
+            for copy in copies:
+                request = Request(
+                    Verb.APPEND, handle=copy.handle, offset=volume.builder.offset, extent=held.extent.offset, length=len(index)
+                )
+                self._enqueue(copy, Op(request, self._closer(volume, copy), self, held))
+        elif all(copy.state is CopyState.CLOSED for copy in copies):
+            self._forget(volume)
+            names = [copy.target for copy in copies]
+            host.observer.volume_closed(volume.header, volume.path, volume.length, len(volume.batches), names)
+
+    def _closer(self, volume: OpenVolume, copy: Copy) -> Callable[[Op, Answer], None]:
+        """Index durable -> handle closed -> truncated to its length -> CLOSED."""
+        port = self.host.ports[copy.target]
+
+        def truncated(answer: Answer) -> None:
+            if answer.ok and copy.counts:
+                copy.state = CopyState.CLOSED
+            elif copy.counts:
+                port.fail(f"closing a volume: {os.strerror(answer.errno)}", answer.errno)
+
+        def closed(_op: Op, answer: Answer) -> None:
+            if not answer.ok:
+                self._failed(volume, copy, answer, "closing a volume")
+                return
+            future = port.target.keeper.submit(Request(Verb.TRUNCATE, path=volume.path, length=volume.length))
+            future.add_done_callback(lambda done: self.host.post(lambda: truncated(done.result())))
+
+        def indexed(_op: Op, answer: Answer) -> None:
+            if not answer.ok:
+                self._failed(volume, copy, answer, "closing a volume")
+            else:
+                self._enqueue(copy, Op(Request(Verb.CLOSE, handle=copy.handle), closed, self))
+
+        return indexed
+
+    def _forget(self, volume: OpenVolume) -> None:
+        self.finishing.remove(volume)
+        volume.header_held.drop()
+        if volume.closing is not None:
+            volume.closing.drop()
+
+    # --- for status and upkeep
+
+    def paths_in_use(self) -> list[str]:
+        """Volumes that upkeep must not touch."""
+        return [volume.path for volume in (*self.finishing, *([self.volume] if self.volume else []))]
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, nothing is on its way."""
+        return not self.waiting and not self.records and not self.finishing and (self.volume is None or not self.volume.submitted)

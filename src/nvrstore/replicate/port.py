@@ -1,0 +1,301 @@
+"""One target as the engine sees it: an ordered queue to its appender, and its looks.
+
+    engine --enqueue--> [queue] --at most IN_FLIGHT_MAX--> appender --answers--> op.done(op, answer)
+                         `-- can be taken back                  `-- abandoned: extents stay pinned until it is gone
+
+Shared by all journals and lanes that use the target. Everything runs in the engine's thread and never blocks.
+A port that failed stays down until `start`; `generation` counts starts, so that whoever shared it notices.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from nvrstore.clock import Clock
+from nvrstore.errors import NvrstoreError
+from nvrstore.failover.detector import Deadlines, Health, Observation, Verdict, deadlines, judge
+from nvrstore.limits import IN_FLIGHT_MAX, LOOK_FRESH_S, LOOK_S
+from nvrstore.replicate.buffer import Held
+from nvrstore.targets.contract import UNAVAILABLE, Answer, Appender, LookResult, Request, Target, Verb
+from nvrstore.targets.look import look_request, look_result
+from nvrstore.targets.pool import Pool
+from nvrstore.telemetry import get_logger
+
+log = get_logger("replicate.port")
+
+
+@dataclass(slots=True)
+class Op:
+    """One request on its way, with the memory it needs and whom to tell."""
+
+    request: Request
+    done: Callable[[Op, Answer], None]
+    owner: object
+    held: Held | None = None
+    submitted_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Grave:
+    """An abandoned appender and the extents that it may still read."""
+
+    appender: Appender
+    held: list[Held] = field(default_factory=list)
+
+
+class Latencies:
+    """Durations of the last commits, for the p99 that a target is measured against."""
+
+    def __init__(self, size: int = 256) -> None:
+        self._last: deque[float] = deque(maxlen=size)
+
+    def add(self, seconds: float) -> None:
+        self._last.append(seconds)
+
+    def quantile(self, q: float) -> float:
+        """0 where nothing was measured."""
+        if not self._last:
+            return 0.0
+        ordered = sorted(self._last)
+        return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+class Port:
+    """A target's appender, keeper looks and health."""
+
+    def __init__(
+        self,
+        target: Target,
+        pool: Pool,
+        clock: Clock,
+        *,
+        target_id: str,
+        look_id: str,
+        journals: Sequence[str],
+        late_s: float | None = None,
+        lost_s: float | None = None,
+        post: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """`target_id`: the uuid that its `target.json` must show. `post` hands a callable to the engine's thread."""
+        self.target, self.name = target, target.name
+        self._pool, self._clock, self._post = pool, clock, post
+        self.target_id, self._look_id, self._journals = target_id, look_id, tuple(journals)
+        self._late_s, self._lost_s = late_s, lost_s
+        self.appender: Appender | None = None
+        self.generation = 0
+        self.reason = "not started"
+        self.reason_errno = 0
+        self.down_since_s = clock.monotonic_s()
+        self._queue: deque[Op] = deque()
+        self._flying: dict[int, Op] = {}
+        self._graves: list[_Grave] = []
+        self._handles = 0
+        self.latencies = Latencies()
+        self._p99_s, self._p99_at_s = 0.0, 0.0
+        # looks
+        self.look: LookResult | None = None  # the last good one
+        self.look_ok_s = float("-inf")
+        self._place: tuple[int, int] | None = None
+        self._look_since_s: float | None = None
+        self._look_next_s = 0.0
+        self._counter = 0
+
+    # --- life
+
+    @property
+    def up(self) -> bool:
+        return self.appender is not None
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return deadlines(self.target.medium, late_s=self._late_s, lost_s=self._lost_s)
+
+    def start(self) -> bool:
+        """Start an appender; False (with `reason`) where that cannot be done now."""
+        if self.appender is not None:
+            return True
+        try:
+            self.appender = self.target.start_appender(self._pool)
+        except (NvrstoreError, OSError) as error:
+            self.reason = str(error)
+            return False
+        self.generation += 1
+        self.reason, self.reason_errno = "", 0
+        return True
+
+    def fail(self, reason: str, code: int = 0) -> None:
+        """Take the target out: abandon its appender, take back what was not submitted, tell nobody (they see the generation)."""
+        if self.appender is None:
+            return
+        now_s = self._clock.monotonic_s()
+        log.warning("target.lost", target=self.name, reason=reason)
+        grave = _Grave(self.appender, [op.held for op in self._flying.values() if op.held])
+        self.appender.abandon()
+        self.appender = None
+        self._graves.append(grave)
+        self.reason, self.reason_errno, self.down_since_s = reason, code, now_s
+        for op in self._queue:
+            if op.held:
+                op.held.drop()
+        self._queue.clear()
+        self._flying.clear()
+        self.look_ok_s = float("-inf")
+        self.reap()
+
+    def reap(self) -> None:
+        """Free the extents of abandoned appenders that are gone."""
+        for grave in [g for g in self._graves if g.appender.gone()]:
+            for held in grave.held:
+                held.drop()
+            self._graves.remove(grave)
+
+    def close(self, timeout_s: float) -> None:
+        """End the appender in order."""
+        if self.appender is not None:
+            self.appender.close(timeout_s)
+            self.appender = None
+            self.reason = "closed"
+
+    # --- the queue
+
+    def handle(self) -> int:
+        """A fresh handle number for OPEN."""
+        self._handles += 1
+        return self._handles
+
+    def enqueue(self, op: Op) -> None:
+        """Put an op behind the others. Its extent is held from now on."""
+        if op.held:
+            op.held.take()
+        self._queue.append(op)
+
+    def pump(self) -> None:
+        """Deliver answers, then hand over as much as may be in flight."""
+        appender = self.appender
+        if appender is None:
+            return
+        now_s = self._clock.monotonic_s()
+        for answer in appender.answers():
+            op = self._flying.pop(answer.number, None)
+            if op is None:
+                continue
+            if op.request.verb is Verb.APPEND and answer.ok:
+                self.latencies.add(now_s - op.submitted_s)
+            if op.held and self._finished(answer):
+                op.held.drop()
+            elif op.held:
+                # The worker died with it: what the kernel still does with this memory is unknown until it is gone.
+                self._graves.append(_Grave(appender, [op.held]))
+            op.done(op, answer)
+            if self.appender is not appender:
+                return  # the answer took the target out
+        while self._queue and len(self._flying) < IN_FLIGHT_MAX:
+            op = self._queue.popleft()
+            op.submitted_s = now_s
+            self._flying[appender.submit(op.request)] = op
+
+    @staticmethod
+    def _finished(answer: Answer) -> bool:
+        return answer.errno != errno.ESRCH
+
+    @property
+    def room(self) -> bool:
+        """Whether the next op would be handed over at once."""
+        return self.up and not self._queue and len(self._flying) < IN_FLIGHT_MAX
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that wait for this target, submitted or not."""
+        return sum(op.request.length for op in self._queue) + sum(op.request.length for op in self._flying.values())
+
+    # --- health
+
+    def verdict(self, *, resumed_s: float) -> Verdict:
+        """What the detector thinks now. A port that is down is lost."""
+        if self.appender is None:
+            return Verdict(Health.LOST, self.reason)
+        now_s = self._clock.monotonic_s()
+        if now_s - self._p99_at_s > 1.0:
+            self._p99_s, self._p99_at_s = self.latencies.quantile(0.99), now_s
+        oldest = min((op.submitted_s for op in self._flying.values()), default=None)
+        seen = Observation(now_s, self.appender.running_since_s(), oldest, self._look_since_s, self._p99_s, resumed_s)
+        return judge(seen, self.deadlines)
+
+    def fresh(self) -> bool:
+        """Whether the last good look is young enough to acknowledge on."""
+        return self._clock.monotonic_s() - self.look_ok_s <= LOOK_FRESH_S
+
+    def tick(self) -> None:
+        """Send the next look when it is due; replace a keeper that is stuck."""
+        self.reap()
+        now_s = self._clock.monotonic_s()
+        if self._look_since_s is not None:
+            if now_s - self._look_since_s > max(self.deadlines.lost_s, LOOK_S) and self.appender is None and self.target.keeper.restart():
+                self._look_since_s = None  # the stuck one was abandoned; its answer, should it come, is that of another keeper
+            return
+        if now_s < self._look_next_s:
+            return
+        self._look_next_s = now_s + LOOK_S
+        self._look_since_s = now_s
+        self._counter += 1
+        future = self.target.keeper.submit(
+            look_request(look_id=self._look_id, counter=self._counter, journals=self._journals, target_id=self.target_id)
+        )
+        future.add_done_callback(lambda done: self._post(lambda: self._looked(done, now_s)))
+
+    def _looked(self, done: Future[Answer], since_s: float) -> None:
+        if self._look_since_s != since_s:
+            return  # of a keeper that was replaced meanwhile
+        self._look_since_s = None
+        answer = done.result()
+        if answer.errno == UNAVAILABLE:
+            self.target.keeper.restart()  # its process died; one look is lost, the target is not
+            return
+        if not answer.ok:
+            self.fail(f"look: {os.strerror(answer.errno)}", answer.errno)
+            return
+        look = look_result(answer, self.name)
+        problem = self._problem(look)
+        if problem:
+            self.fail(problem, errno.ENOENT)
+            return
+        self.look = look
+        self.look_ok_s = self._clock.monotonic_s()
+
+    def _problem(self, look: LookResult) -> str:
+        if look.identity is None:
+            return "there is no target.json: unmounted, moved or never initialised"
+        place = (look.identity.device, look.identity.inode)
+        if look.identity.id != self.target_id:
+            return "another target is mounted at its path"
+        if self.appender is None:
+            self._place = place  # a remounted target may come back under another device number
+        elif self._place is not None and place != self._place:
+            return "the directory was moved or mounted over"
+        if look.counter != self._counter and not look.counter_errno:
+            return "the look block reads back other bytes than were written"
+        self._place = place
+        return ""
+
+    @property
+    def answering(self) -> bool:
+        """Whether a look has succeeded since it went down, and lately."""
+        return self.look_ok_s >= self.down_since_s and self.fresh()
+
+    def stats(self) -> dict[str, object]:
+        """For `status`: JSON values."""
+        return {
+            "medium": str(self.target.medium),
+            "latency_ms_p50": round(self.latencies.quantile(0.5) * 1e3, 3),
+            "latency_ms_p99": round(self.latencies.quantile(0.99) * 1e3, 3),
+            "total_bytes": self.look.total_bytes if self.look else None,
+            "free_bytes": self.look.free_bytes if self.look else None,
+            "backlog_bytes": self.backlog_bytes,
+            "workers_stuck": self.target.workers_stuck(),
+            "reason": self.reason,
+        }
