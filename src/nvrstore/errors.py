@@ -207,13 +207,20 @@ class SourceEndedError(SourceError):
     """The camera closed the connection, or a file came to its end."""
 
 
-_CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s]*@")
+# The user-info ends at the last "@" of the authority; a password with a raw "/" is told from a port by not being a number.
+_CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^/\s]*@|[^/\s@:\[]+:(?!\d{1,5}(?:[/\s]|$))[^\s]*@)")
+_IN_QUERY = re.compile(
+    r"(?i)([?&](?:user|usr|username|login|pass|pwd|passwd|password|passphrase|token|access_token|auth|key|secret)=)"
+    r"[^&\s#'\"<>]+"
+)
 
 
 def redact(text: str) -> str:
-    """Return `text` with the user-info part of every URL in it replaced by `***`.
+    """Return `text` with the user-info part of every URL in it, and credentials in its query, replaced by `***`.
 
     >>> redact("open rtsp://admin:p%40ss@10.0.0.5/main failed")
     'open rtsp://***@10.0.0.5/main failed'
+    >>> redact("GET http://10.0.0.5/video.cgi?user=admin&pwd=secret&res=hd")
+    'GET http://10.0.0.5/video.cgi?user=***&pwd=***&res=hd'
     """
-    return _CREDENTIALS.sub(r"\1***@", text)
+    return _IN_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))
