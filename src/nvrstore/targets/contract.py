@@ -39,7 +39,7 @@ class Verb(IntEnum):
     # keeper
     LOOK = 10  # data: JSON, see `look_request`; answer data: JSON, see `LookResult`
     PREPARE = 11  # path, length: create exclusively, preallocate (fallocate), sync; makes parent directories
-    LIST = 12  # path, data (name to continue behind, or empty): answer data: JSON [[name, size, is_dir, mtime_ns], ...] sorted; value 1: there is more
+    LIST = 12  # path, data (name to go on behind, or empty): answer data: JSON [[name, size, is_dir, mtime_ns]...] sorted; value 1: there is more
     STAT = 13  # path: answer data: JSON {"size", "blocks", "mtime_ns", "dev", "ino", "dir"}
     SPACE = 14  # answer data: JSON {"total", "free", "inodes_free"} in bytes and counts
     READ = 15  # path, offset, length <= 1 MiB: answer data: the bytes (short at the end of the file). flag fresh=1: past the page cache
@@ -49,9 +49,10 @@ class Verb(IntEnum):
     RENAME = 19  # path, path2: replaces path2, syncs both directories
     LINK = 20  # path, path2: EEXIST where path2 exists; syncs the directory
     UNLINK = 21  # path: syncs the directory; ENOENT is an error
-    MKDIR = 22  # path: and its parents, synced; existing is fine
+    MKDIR = 22  # path: and its parents, synced; existing is fine. The empty path is the root itself (not its parents)
     PUT = 23  # path, data: written whole under a temporary name, synced, linked to path (EEXIST where it exists), directories synced
     RMDIR = 24  # path: an empty directory
+    ABOUT = 25  # answer data: JSON {"fstype", "source", "device", "rotational"}: what kind of storage lies below the target
 
 
 APPENDER_VERBS = frozenset({Verb.OPEN, Verb.APPEND, Verb.CLOSE})

@@ -14,24 +14,23 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from nvrstore.errors import TargetError
-from nvrstore.limits import BLOCK_BYTES
 from nvrstore.targets.contract import Answer, Identity, LookResult, Request, Verb
 
 IDENTITY_PATH: Final = "target.json"
 LOOKS_DIR: Final = "looks"
 EPOCHS_DIR: Final = "epochs"
-_BLOCK_MAGIC: Final = b"nvrstore look "
+_BLOCK_MAGIC: Final = "nvrstore look "
 
 
 def look_request(*, look_id: str, counter: int, journals: Sequence[str], target_id: str) -> Request:
-    """A LOOK that advances `looks/<look_id>` to `counter`, if the target still is `target_id`, and reads the newest claims of the journals."""
+    """A LOOK that advances `looks/<look_id>` to `counter`, if the target still is `target_id`, and reads the newest claims."""
     if not look_id or "/" in look_id or look_id.startswith("."):
         raise ValueError(f"a look id is a plain file name, not {look_id!r}")
     ask = {
         "identity": IDENTITY_PATH,
         "expect": target_id,
         "block": f"{LOOKS_DIR}/{look_id}",
-        "counter": counter,
+        "text": look_text(counter),
         "epochs": {journal: f"{journal}/{EPOCHS_DIR}" for journal in journals},
     }
     return Request(Verb.LOOK, data=json.dumps(ask).encode())
@@ -44,9 +43,9 @@ def look_result(answer: Answer, target: str) -> LookResult:
         identity = None
         if seen["identity"] is not None:
             identity = parse_identity(seen["identity"]["text"], device=seen["identity"]["device"], inode=seen["identity"]["inode"])
-        return LookResult(
-            identity, seen["counter"], dict(seen["claims"]), seen["total_bytes"], seen["free_bytes"], counter_errno=seen["counter_errno"]
-        )
+        counter = look_counter(seen["block"].encode()) or 0
+        claims = dict(seen["claims"])
+        return LookResult(identity, counter, claims, seen["total_bytes"], seen["free_bytes"], counter_errno=seen["counter_errno"])
     except (ValueError, KeyError, TypeError) as error:
         raise TargetError(f"target {target!r}: the answer to a look cannot be understood: {error!r}", target=target) from error
 
@@ -63,13 +62,13 @@ def parse_identity(text: str, *, device: int, inode: int) -> Identity | None:
     return Identity(id_, format_, device, inode)
 
 
-def look_block(counter: int) -> bytes:
-    """The block that a look writes."""
-    return (_BLOCK_MAGIC + str(counter).encode() + b"\n").ljust(BLOCK_BYTES, b"\0")
+def look_text(counter: int) -> str:
+    """What a look writes at the start of its block; zero bytes follow."""
+    return f"{_BLOCK_MAGIC}{counter}\n"
 
 
 def look_counter(block: bytes) -> int | None:
     """The counter in a look block; None when it is none."""
     line, newline, _ = block.partition(b"\n")
-    digits = line.removeprefix(_BLOCK_MAGIC)
+    digits = line.removeprefix(_BLOCK_MAGIC.encode())
     return int(digits) if newline and digits != line and digits.isdigit() else None

@@ -27,14 +27,14 @@ from typing import Any, Final
 from nvrstore.clock import SYSTEM_CLOCK, Clock, SystemClock
 from nvrstore.limits import BLOCK_BYTES, GIB, KEEPER_PIECE_BYTES
 from nvrstore.targets.contract import APPENDER_VERBS, UNAVAILABLE, Answer, Medium, Request, Verb
-from nvrstore.targets.look import IDENTITY_PATH, look_block, look_counter
+from nvrstore.targets.look import IDENTITY_PATH
 from nvrstore.targets.memory_files import MemoryFile, MemoryFiles, fail, write_sectors
 from nvrstore.targets.pool import Extent, Pool
 
 DEVICE: Final = 0x4D454D  # st_dev of every file here
 LIST_PAGE: Final = 500  # names in one answer to LIST: small enough that tests turn pages
 #: Verbs that need no identity on the target: they change nothing.
-_READS: Final = frozenset({Verb.LOOK, Verb.LIST, Verb.STAT, Verb.SPACE, Verb.READ, Verb.SYNC, Verb.APPEND, Verb.CLOSE})
+_READS: Final = frozenset({Verb.LOOK, Verb.LIST, Verb.STAT, Verb.SPACE, Verb.READ, Verb.SYNC, Verb.APPEND, Verb.CLOSE, Verb.ABOUT})
 
 
 @dataclass(slots=True)
@@ -406,6 +406,7 @@ class MemoryKeeper(_Worker):
             Verb.MKDIR: self._mkdir,
             Verb.PUT: self._put,
             Verb.RMDIR: self._rmdir,
+            Verb.ABOUT: lambda _: (0, b'{"fstype": "memory"}'),
         }
 
     def submit(self, request: Request) -> Future[Answer]:
@@ -466,7 +467,7 @@ class MemoryKeeper(_Worker):
 
     def _look(self, request: Request) -> tuple[int, bytes]:
         ask: dict[str, Any] = json.loads(bytes(request.data))
-        files, identity, counter, counter_errno = self.target.files, None, 0, 0
+        files, identity, block, counter_errno = self.target.files, None, "", 0
         claims = dict.fromkeys(ask["epochs"], "")
         if self.target.mounted and ask["identity"] in files.files:
             file = files.files[ask["identity"]]
@@ -474,25 +475,25 @@ class MemoryKeeper(_Worker):
             identity = {"text": text, "device": DEVICE, "inode": file.inode}
             for journal, path in ask["epochs"].items():
                 claims[journal] = max((name for name in files.names(path) if not name.startswith(".")), default="")
-            if json.loads(text).get("id") == ask["expect"]:
+            if ask["expect"] and f'"{ask["expect"]}"' in text:
                 try:
-                    counter = self._advance(ask["block"], ask["counter"])
+                    block = self._advance(ask["block"], ask["text"])
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
                         raise
                     counter_errno = errno.ENOSPC
         space = self._space_of()
-        seen = {"identity": identity, "counter": counter, "claims": claims, "counter_errno": counter_errno, **space}
+        seen = {"identity": identity, "block": block, "claims": claims, "counter_errno": counter_errno, **space}
         return 0, json.dumps(seen).encode()
 
-    def _advance(self, path: str, counter: int) -> int:
+    def _advance(self, path: str, text: str) -> str:
         files = self.target.files
         if path not in files.files:
             files.mkdirs(posixpath.dirname(path))
             files.reserve(BLOCK_BYTES)
             files.create(path, self.target.clock.utc_ns(), synced=True)
-        files.files[path].write_through(0, look_block(counter))
-        return look_counter(files.files[path].read(0, BLOCK_BYTES, fresh=True)) or 0
+        files.files[path].write_through(0, text.encode().ljust(BLOCK_BYTES, b"\0"))
+        return files.files[path].read(0, BLOCK_BYTES, fresh=True).rstrip(b"\0").decode()
 
     def _prepare(self, request: Request) -> tuple[int, bytes]:
         files = self.target.files
