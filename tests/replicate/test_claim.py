@@ -180,7 +180,7 @@ def test_a_crash_anywhere_leaves_a_claim_whole_or_absent_and_the_next_start_goes
     raise AssertionError("the claim never came to its end")
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", [*range(40), 795])  # 795: a claim was taken back while the third one read it
 def test_of_two_that_start_in_one_moment_one_is_left(seed: int) -> None:
     """However their calls are mixed, one holds the highest term, and the other was refused or is superseded by it."""
     targets = memory_targets("ab")

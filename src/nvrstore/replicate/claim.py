@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nvrstore.errors import FencedError, FormatError, JournalInUseError, TargetError
+from nvrstore.errors import FencedError, FormatError, JournalInUseError, TargetError, TargetIOError
 from nvrstore.failover.terms import Claim, ClaimKey, Verdict, judge, keys_in, next_term, owners, pack_claim, parse_claim
 from nvrstore.journal.names import epochs_dir
 from nvrstore.targets.contract import UNAVAILABLE, Call, Request, Steps, Verb
@@ -49,15 +49,11 @@ class Reading:
     claims: Mapping[ClaimKey, Claim]  # the owners' claims, those whose text could be read
     counters: Mapping[tuple[str, str], int | None]  # (target, an owner's recorder id): its look counter; None: it never looked there
     failed: Mapping[str, TargetError]
+    term: int  # the highest seen, also on targets that failed a moment later; 0 where there is none
 
     @property
     def owners(self) -> tuple[ClaimKey, ...]:
         return owners(key for keys in self.keys.values() for key in keys)
-
-    @property
-    def term(self) -> int:
-        """The highest term seen, 0 where there is none."""
-        return max((key.term for key in self.owners), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,7 @@ def read_claims(targets: Sequence[str], journal: str) -> Steps[Reading]:
         except TargetError as error:
             failed[target] = error
             del keys[target]
-    return Reading(keys, claims, counters, failed)
+    return Reading(keys, claims, counters, failed, max((key.term for key in top), default=0))
 
 
 def in_use_by(reading: Reading, recorder_id: str, earlier: Reading | None = None) -> ClaimKey | None:
@@ -228,12 +224,16 @@ def _counter(target: str, recorder_id: str) -> Steps[int | None]:
 
 
 def _text(target: str, journal: str, key: ClaimKey) -> Steps[Claim | None]:
-    """The claim's text; None where it is damaged: the name alone counts."""
+    """The claim's text; None where it is damaged, or was taken back this moment: the name alone counts."""
     path = f"{epochs_dir(journal)}/{key.name}"
     try:
         claim = parse_claim((yield from read_all(target, path)), path=path)
     except FormatError:
         return None
+    except TargetIOError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
     return claim if claim.key == key else None
 
 
