@@ -20,6 +20,8 @@ RECORDS_BYTES_MAX: Final = 2 * MIB  # records in one batch; the rest waits for t
 
 # --- lanes and volumes
 LANE_TRACKS_MAX: Final = 400  # ffmpeg refuses files with more than 1,000 streams; leaves room for audio and joins
+HEADER_BYTES_MAX: Final = 8 * MIB  # of a volume's header: 20 KiB per track, thirty times what parameter sets and names need
+assert HEADER_BYTES_MAX >= LANE_TRACKS_MAX * 20 * KIB
 VOLUME_BYTES_MIN: Final = 256 * MIB
 VOLUME_BYTES_MAX: Final = 8 * GIB
 VOLUME_SHARE_MAX: Final = 32  # a volume is at most 1/32 of the smallest member: retention by whole volumes stays fine-grained
@@ -55,6 +57,13 @@ BACKOFF_REFUSED_S_MAX: Final = 900.0
 SILENCE_S: Final = 5.0  # connected and no sample for this long: the watchdog ends the session
 STOP_S: Final = 2.0  # a stream's threads are gone, or left behind and counted, after this
 SLEW_PPM_MAX: Final = 500
+SESSION_STEADY_S: Final = 30.0  # a session that lasted this long was no flap: the next backoff begins anew
+KEYFRAME_WAIT_S: Final = 10.0  # recording begins at a keyframe if one comes within this (smart codecs: 10 s apart), else anyway
+CONNECTS_MAX: Final = 32  # sessions that connect at the same time: opening decodes a picture, and a switch brings all cameras back at once
+INGEST_TICK_S: Final = 0.1  # the ingest thread looks this often for what is due: reconnects, silence, fragments to close
+PRE_EVENT_BYTES_MAX: Final = 32 * MIB  # per stream: 10 s at 25 Mbit/s
+TAP_SAMPLES_MAX: Final = 1000  # 40 s of video at 25 frames/s
+TAP_BYTES_MAX: Final = 32 * MIB
 
 # --- catalog and reading
 HOLE_NS_MIN: Final = 500_000_000  # shorter holes in time are jitter and guessed durations of last samples; lost samples show in their indices
