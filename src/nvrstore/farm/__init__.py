@@ -1,0 +1,28 @@
+"""Simulated cameras over real RTSP, and the check of what arrived.
+
+    Farm --RTSP--> your recorder --> access units --> check_access_units --> FrameReport.lost(farm.sent(i)) == ()
+
+Every access unit carries a stamp (stream, frame number, time, checksum of its slices) in an SEI message, so that the archive alone
+tells which frames are there, intact, once. Use it to test your own system: `nvrstore farm --streams 8`, or `Farm` in process.
+"""
+
+from nvrstore.farm.auth import Auth
+from nvrstore.farm.check import FrameReport, check_access_units, is_intact, parse_sei
+from nvrstore.farm.farm import Farm, FarmConfig
+from nvrstore.farm.nal import Codec
+from nvrstore.farm.ranges import FrameRange, SentFrames
+from nvrstore.farm.stamp import FrameStamp
+
+__all__ = [
+    "Auth",
+    "Codec",
+    "Farm",
+    "FarmConfig",
+    "FrameRange",
+    "FrameReport",
+    "FrameStamp",
+    "SentFrames",
+    "check_access_units",
+    "is_intact",
+    "parse_sei",
+]

@@ -1,0 +1,163 @@
+"""`Farm`: simulated cameras over real RTSP, for tests, demos and benchmarks of one's own system.
+
+    with Farm(FarmConfig(streams=8)) as farm:
+        ...                                # record farm.url(0) ... farm.url(7)
+        sent = farm.stop_sending()         # the farm stops first: connections stay open, the recorder drains
+    report = check_access_units(units_of_camera_0)
+    assert not report.lost(sent[0])
+
+The farm runs in a thread of its own; every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, Self
+from urllib.parse import quote
+
+from nvrstore.clock import SYSTEM_CLOCK, Clock
+from nvrstore.errors import ClosedError, UsageError
+from nvrstore.farm.auth import Auth, Guard
+from nvrstore.farm.connection import BACKLOG_BYTES_MAX
+from nvrstore.farm.nal import Codec
+from nvrstore.farm.ranges import SentFrames
+from nvrstore.farm.reels import AudioSpec, VideoSpec, audio_reel, video_reel
+from nvrstore.farm.server import Server, ServerConfig
+from nvrstore.farm.stamp import STREAM_MAX
+
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FarmConfig:
+    """What the farm simulates. The defaults are a usual camera; tests take a small picture."""
+
+    streams: int = 1
+    host: str = "127.0.0.1"
+    port: int = 0  # 0: the kernel chooses
+    codec: Codec | str = Codec.H264
+    width: int = 1920
+    height: int = 1080
+    fps: float = 25
+    bitrate_bps: int = 4_000_000
+    gop: int = 50  # frames from key unit to key unit
+    b_frames: int = 0
+    audio: Literal["aac", "pcma"] | None = None
+    loss: float = 0.0  # share of RTP packets that are not sent
+    jitter_s: float = 0.0  # units are sent late by up to this, at random
+    auth: Auth | str = Auth.NONE
+    user: str = "admin"
+    password: str = "farm"
+    seed: int = 1
+    send_buffer_bytes: int = 0  # 0: the kernel's choice
+    backlog_bytes_max: int = BACKLOG_BYTES_MAX
+
+
+def _check(config: FarmConfig) -> None:
+    problems = []
+    if not 1 <= config.streams <= STREAM_MAX:
+        problems.append(f"streams: 1 to {STREAM_MAX}, not {config.streams}")
+    if not 0 <= config.port <= 65_535:
+        problems.append(f"port: 0 to 65535, not {config.port}")
+    if not 0 < config.fps <= 240:
+        problems.append(f"fps: over 0 and up to 240, not {config.fps}")
+    if not 1 <= config.gop <= 3000:
+        problems.append(f"gop: 1 to 3000, not {config.gop}")
+    if config.bitrate_bps < 16_000:
+        problems.append(f"bitrate: at least 16000 bit/s, not {config.bitrate_bps}")
+    if not 0 <= config.loss <= 1:
+        problems.append(f"loss: a share from 0 to 1, not {config.loss}")
+    if config.jitter_s < 0:
+        problems.append(f"jitter: not below 0, as {config.jitter_s} is")
+    if config.width % 2 or config.height % 2 or not (16 <= config.width <= 8192 and 16 <= config.height <= 8192):
+        problems.append(f"size: even numbers from 16 to 8192, not {config.width}x{config.height}")
+    if problems:
+        raise UsageError("a farm cannot be made like this: " + "; ".join(problems))
+
+
+class Farm:
+    """Simulated cameras. A context manager: sockets, thread and connections end with it."""
+
+    def __init__(self, config: FarmConfig | None = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.config = FarmConfig() if config is None else config
+        _check(self.config)
+        self._clock = clock
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        config = self.config
+        codec = Codec(config.codec)
+        fps = Fraction(config.fps).limit_denominator(1001)
+        spec = VideoSpec(codec, config.width, config.height, fps, config.bitrate_bps, config.gop, config.b_frames)
+        guard = Guard(Auth(config.auth), config.user, config.password, secrets.token_hex(16))
+        audio = None if config.audio is None else audio_reel(AudioSpec(config.audio, 16_000 if config.audio == "aac" else 8_000))
+        inner = ServerConfig(
+            config.host,
+            config.port,
+            config.streams,
+            config.loss,
+            config.jitter_s,
+            config.seed,
+            config.send_buffer_bytes,
+            config.backlog_bytes_max,
+        )
+        self._server = Server(inner, guard, video_reel(spec), audio, self._clock)
+        self._thread = threading.Thread(target=self._server.run, name="nvrstore-farm", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection, and end the thread. What was sent can still be asked for."""
+        if self._thread is None or self._server is None or not self._thread.is_alive():
+            return
+        self._server.call(self._server.stop)
+        self._thread.join(CLOSE_S)
+
+    @property
+    def _running(self) -> Server:
+        if self._server is None or self._thread is None:
+            raise ClosedError("the farm has not been started", hint="use it as a context manager: `with Farm(...) as farm:`")
+        return self._server
+
+    @property
+    def port(self) -> int:
+        """The TCP port of all streams."""
+        return self._running.port
+
+    def url(self, stream: int, *, login: bool = True) -> str:
+        """The RTSP URL of a stream, with its login where one is asked for."""
+        if not 0 <= stream < self.config.streams:
+            raise UsageError(f"stream {stream} is not one of the farm's {self.config.streams}")
+        user = ""
+        if login and Auth(self.config.auth) is not Auth.NONE:
+            user = f"{quote(self.config.user, safe='')}:{quote(self.config.password, safe='')}@"
+        return f"rtsp://{user}{self.config.host}:{self.port}/cam{stream}"
+
+    def sent(self, stream: int) -> SentFrames:
+        """Which frames of a stream were written to a socket to their last byte."""
+        self.url(stream)  # raises where there is no such stream
+        server = self._running
+        camera = server.cameras[f"cam{stream}"]
+        if self._thread is None or not self._thread.is_alive():
+            return camera.sent()
+        return server.call(camera.sent).result(CLOSE_S)
+
+    def stop_sending(self, *, drain_s: float = 5.0) -> list[SentFrames]:
+        """Stop at a frame's end, write what is begun, leave connections open; what was sent, by stream.
+
+        A client that does not read for `drain_s` keeps its rest unwritten: those frames do not count as sent.
+        """
+        server = self._running
+        server.call(server.stop_sending).result(CLOSE_S)
+        end_s = self._clock.monotonic_s() + drain_s
+        pause = threading.Event()
+        while server.call(server.backlog_bytes).result(CLOSE_S) and self._clock.monotonic_s() < end_s:
+            pause.wait(0.01)
+        return [self.sent(stream) for stream in range(self.config.streams)]
