@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from nvrstore.model import Fragment, Media, Sample, TrackConfig, TrackKey
+from nvrstore.model import MFHD_SEQUENCE_AT, TFDT_TIME_AT, TFHD_TRACK_AT, Fragment, Media, Sample, TrackConfig, TrackKey
 
 UTC_NS = 1_700_000_000_000_000_000
 SESSION = 0x1122334455667788
@@ -55,6 +55,15 @@ class Entry:
 def joined(fragment: Fragment) -> bytes:
     """The bytes of a fragment as they go into a volume, volume-dependent fields still zero."""
     return b"".join(fragment.parts)
+
+
+def placed(fragment: Fragment, *, sequence: int, track_id: int, tfdt: int) -> bytes:
+    """The bytes of a fragment with the three fields that depend on its volume."""
+    data = bytearray(joined(fragment))
+    struct.pack_into(">I", data, MFHD_SEQUENCE_AT, sequence)
+    struct.pack_into(">I", data, TFHD_TRACK_AT, track_id)
+    struct.pack_into(">Q", data, TFDT_TIME_AT, tfdt)
+    return bytes(data)
 
 
 def entries(fragment: Fragment) -> list[Entry]:
