@@ -39,7 +39,7 @@ class Verb(IntEnum):
     # keeper
     LOOK = 10  # data: JSON, see `look_request`; answer data: JSON, see `LookResult`
     PREPARE = 11  # path, length: create exclusively, preallocate (fallocate), sync; makes parent directories
-    LIST = 12  # path, data (name to go on behind, or empty): answer data: JSON [[name, size, is_dir, mtime_ns]...] sorted; value 1: there is more
+    LIST = 12  # path, data (name to go on behind): answer data: JSON [[name, size, is_dir, mtime_ns]...] sorted; value 1: there is more
     STAT = 13  # path: answer data: JSON {"size", "blocks", "mtime_ns", "dev", "ino", "dir"}
     SPACE = 14  # answer data: JSON {"total", "free", "inodes_free"} in bytes and counts
     READ = 15  # path, offset, length <= 1 MiB: answer data: the bytes (short at the end of the file). flag fresh=1: past the page cache

@@ -15,6 +15,8 @@ from .wire import ANSWER, DONE, FAILED, LOOK, MESSAGE_BYTES, PROTOCOL, RUNNING, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from .appender import Appender
     from .keeper import Keeper
 
@@ -89,8 +91,17 @@ def _answer(worker: Appender | Keeper, calls: Calls, ask: Ask) -> bytes:
     return ANSWER.pack(ask.number, code, ask.slot, value, len(data))
 
 
+def _report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A mistake of ours ends the worker; the parent is told which, since nobody reads our standard error."""
+    import traceback
+
+    text = "".join(traceback.format_exception(kind, error, trace))[-8000:].encode(errors="replace")
+    os.write(FD_CHANNEL, ANSWER.pack(0, errno.EFAULT, -1, 0, len(text)) + text)
+
+
 def main() -> None:
     """Entry of the child process."""
+    sys.excepthook = _report
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # meant for the parent, which then closes us in order
         signal.signal(ignored, signal.SIG_IGN)
     os.closerange(FD_LOCK + 1, 1 << 20)

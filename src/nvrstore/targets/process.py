@@ -1,0 +1,141 @@
+"""Starts, kills and reaps worker processes, without ever waiting for one that is stuck.
+
+    posix_spawn -> python -I -S worker/main.py     own session; descriptors: channel, stamps, memory, perhaps a lock
+
+Invariants: a worker is *gone* only when the kernel has said so (it was reaped): until then it may still write from the
+memory that it was given. Nothing here blocks but `wait`, which is bounded. No descriptor of ours that is not meant for it
+reaches the worker, and none of the worker's reaches us.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Protocol
+
+from nvrstore.clock import SYSTEM_CLOCK
+from nvrstore.errors import ForkedError, TargetUnavailableError
+from nvrstore.worker import wire
+from nvrstore.worker.serve import FD_CHANNEL, FD_LOCK, FD_MEMORY, FD_STAMPS
+
+MAIN: Final = Path(str(files("nvrstore.worker") / "main.py"))
+#: All that a worker needs of our environment: secrets that we were given there are none of its business.
+_ENVIRONMENT: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+
+
+class Worker(Protocol):
+    """A running worker, whatever carries it. `channel` is our end of its socket."""
+
+    channel: socket.socket
+    stamps: memoryview
+    started_s: float
+
+    def kill(self) -> None:
+        """Forbid it to touch the target any more, and end it where that is possible. Does not wait."""
+
+    def gone(self) -> bool:
+        """Whether it has ended: it holds no memory, no descriptor, no lock any more. Does not wait."""
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is gone, at most so long."""
+
+
+class Stamps:
+    """The shared memory in which a worker stamps, and we forbid."""
+
+    def __init__(self) -> None:
+        self.fd: Final = os.memfd_create("nvrstore-stamps", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, wire.STAMPS_BYTES)
+        self.words: Final = memoryview(mmap.mmap(self.fd, wire.STAMPS_BYTES)).cast("Q")
+
+    def close_fd(self) -> None:
+        os.close(self.fd)
+
+
+def spawn(kind: str, root: str, guard: str, *, memory_fd: int, python: str, lock_fd: int | None, target: str) -> ProcessWorker:
+    """Start a worker process; it says hello on its channel once it is ready. Raises TargetUnavailableError when that fails."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stamps = Stamps()
+    given = {FD_CHANNEL: theirs.fileno(), FD_STAMPS: stamps.fd, FD_MEMORY: memory_fd}
+    if lock_fd is not None:
+        given[FD_LOCK] = lock_fd
+    # Moved out of the way first: a source that lies where another one is to go would be overwritten before it is copied.
+    high = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for to, fd in given.items()}
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)
+    ]
+    actions += [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in high.items()]
+    arguments = [python, "-I", "-S", "-X", "utf8", str(MAIN), kind, root, guard, str(os.getpid())]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    try:
+        pid = os.posix_spawn(python, arguments, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=[signal.SIGCHLD])
+    except OSError as error:
+        ours.close()
+        hint = f"`worker_python` has to name a Python of version {sys.version_info.major}.{sys.version_info.minor}"
+        raise TargetUnavailableError(f"target {target!r}: no worker can be started: {error}", target=target, hint=hint) from error
+    finally:
+        theirs.close()
+        stamps.close_fd()
+        for fd in high.values():
+            os.close(fd)
+    return ProcessWorker(pid, ours, stamps.words)
+
+
+class ProcessWorker:
+    """A worker in a child process."""
+
+    def __init__(self, pid: int, channel: socket.socket, stamps: memoryview) -> None:
+        self.pid, self.channel, self.stamps = pid, channel, stamps
+        self.started_s = SYSTEM_CLOCK.monotonic_s()
+        self._owner = os.getpid()
+        self._gone = False
+        # A pidfd names this very process for ever; a bare pid may be somebody else's once it was reaped.
+        self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+
+    def kill(self) -> None:
+        self._check_owner()
+        self.stamps[wire.ABANDONED] = 1
+        if self.gone():
+            return
+        try:
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            else:
+                os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it went in this moment
+
+    def gone(self) -> bool:
+        self._check_owner()
+        if not self._gone:
+            try:
+                self._gone = os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
+            except ChildProcessError:
+                self._gone = True  # the host reaps all children itself: it can only have done so because it ended
+            if self._gone and self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
+        return self._gone
+
+    def wait(self, timeout_s: float) -> bool:
+        deadline_s = SYSTEM_CLOCK.monotonic_s() + timeout_s
+        poll = select.poll()
+        if self._pidfd >= 0:
+            poll.register(self._pidfd, select.POLLIN)
+        while not self.gone():
+            left_s = deadline_s - SYSTEM_CLOCK.monotonic_s()
+            if left_s <= 0:
+                return False
+            poll.poll(1000 * (left_s if self._pidfd >= 0 else min(left_s, 0.005)))
+        return True
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedError("this worker belongs to the process that was forked")
