@@ -30,6 +30,7 @@ class JournalSpec:
     claim: ClaimKey
     targets: tuple[str, ...]
     copies: int
+    claimed_on: frozenset[str] = frozenset()  # targets that hold the claim already
     commit_any: bool = False
     failback_auto: bool = True
     tick_s: float = TICK_S
@@ -63,6 +64,9 @@ class Observer(Protocol):
         """The first commit after a member was lost: the time to recovery, from the declaration."""
 
     def needs_space(self, journal: str, target: str) -> None: ...
+
+    def claim_wanted(self, journal: str, target: str) -> None:
+        """A target answers again: bring the claim there, then call `JournalEngine.claimed`."""
 
     def claim_again(self, journal: str, seen: ClaimKey | None) -> None:
         """A claim of this recorder's earlier session turned up, with a higher term: claim above it, then `JournalEngine.reclaimed`."""

@@ -24,7 +24,7 @@ from nvrstore.failover.terms import ClaimKey, Verdict, judge
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
 from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S
-from nvrstore.model import Cause, Commit, Epoch, Fragment, Gap, Media, MemberRef, Record, RecordKind, Role, new_id
+from nvrstore.model import Cause, Commit, Epoch, Fragment, Gap, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.contract import JournalSpec, Observer
 from nvrstore.replicate.intake import Intake
@@ -50,6 +50,7 @@ class _Place:
     hold_s: float = 0.0
     reason: str = ""
     late: bool = False
+    claimed: bool = False  # the writer's claim stands there: others see it, and it may join
 
 
 class JournalEngine:
@@ -68,9 +69,9 @@ class JournalEngine:
         self.spec, self.ports, self.buffer, self.intake = spec, ports, buffer, intake
         self.clock, self.observer, self.post = clock, observer, post
         now_s = clock.monotonic_s()
-        self.places = {name: _Place(since_s=now_s) for name in spec.targets}
+        self.places = {name: _Place(since_s=now_s, claimed=name in spec.claimed_on) for name in spec.targets}
         self.lanes: list[Lane] = []
-        self._lane_of: dict[str, Lane] = {}
+        self._lane_of: dict[TrackKey, Lane] = {}
         self._set = 0
         self.set_durable = 0
         self._primary: str | None = None
@@ -131,7 +132,7 @@ class JournalEngine:
     def committed(self, commit: Commit, batch: Batch, latency_s: float) -> None:
         self.commits += 1
         self.commit_latencies.add(latency_s)
-        if self._lost_at_s is not None and commit.epoch.set == self._set:
+        if self._lost_at_s is not None:  # what the lost member should have had waited for the new set: this commit is under it
             self.observer.first_commit(self.spec.name, self.clock.monotonic_s() - self._lost_at_s)
             self._lost_at_s = None
 
@@ -157,9 +158,9 @@ class JournalEngine:
     def _take_in(self) -> None:
         taken = self.intake.take()
         for track, name, config in taken.declared:
-            self._lane(track.stream).declare(track, name, config)
+            self._lane(track).declare(track, name, config)
         for fragment in taken.fragments:
-            self._lane(fragment.track.stream).put(fragment)
+            self._lane(fragment.track).put(fragment)
             if self._losses:
                 self._end_loss(fragment)
         for record in taken.records:
@@ -168,23 +169,24 @@ class JournalEngine:
     def _own_record(self, record: Record) -> None:
         self.standing_state.apply(record)
         stream = record.body.get("stream")
-        lane = self._lane_of.get(stream) if isinstance(stream, str) else None
-        (lane or self._first_lane()).records.append(record)
+        lane = self._lane_of.get(TrackKey(stream, Media.VIDEO)) if isinstance(stream, str) else None
+        (lane or self._lane_with_room()).records.append(record)
 
-    def _lane(self, stream: str) -> Lane:
-        lane = self._lane_of.get(stream)
+    def _lane(self, track: TrackKey) -> Lane:
+        """The lane of a track, for the whole session. Audio goes with its video where there is room."""
+        lane = self._lane_of.get(track)
         if lane is None:
-            lane = next((lane for lane in self.lanes if lane.room >= len(Media)), None)
-            if lane is None:
-                lane = Lane(self, len(self.lanes))
-                self.lanes.append(lane)
-            self._lane_of[stream] = lane
+            beside = self._lane_of.get(TrackKey(track.stream, Media.VIDEO))
+            lane = beside if beside is not None and beside.room > 0 else self._lane_with_room()
+            self._lane_of[track] = lane
         return lane
 
-    def _first_lane(self) -> Lane:
-        if not self.lanes:
-            self.lanes.append(Lane(self, 0))
-        return self.lanes[0]
+    def _lane_with_room(self) -> Lane:
+        for lane in self.lanes:
+            if lane.room > 0:
+                return lane
+        self.lanes.append(Lane(self, len(self.lanes)))
+        return self.lanes[-1]
 
     # --- health and events
 
@@ -204,10 +206,12 @@ class JournalEngine:
             elif place.state is State.AWAY:
                 if port.answering and self._lawful(name):
                     self._happen(name, Event.ANSWERED, "")
+                    if not place.claimed:
+                        self.observer.claim_wanted(self.spec.name, name)
             elif place.state is State.HOLD_DOWN:
                 if not port.answering:
                     self._happen(name, Event.LOST, port.reason or "no look succeeds")
-                elif now_s - place.since_s >= place.hold_s or self._nobody():
+                elif place.claimed and (now_s - place.since_s >= place.hold_s or self._nobody()):
                     self._happen(name, Event.HELD, "")
 
     def _nobody(self) -> bool:
@@ -369,6 +373,10 @@ class JournalEngine:
         """Resync found that `target` lacks nothing."""
         self._happen(target, Event.SYNCED, "")
 
+    def claimed(self, target: str) -> None:
+        """The claim stands on `target` now."""
+        self.places[target].claimed = True
+
     def drain(self, target: str) -> None:
         """Maintenance: take `target` out in order."""
         self._happen(target, Event.DRAINED, "drained by the operator")
@@ -386,6 +394,9 @@ class JournalEngine:
     def reclaimed(self, claim: ClaimKey) -> None:
         """A higher term was claimed: everything from now on is written under it."""
         self.spec = replace(self.spec, claim=claim)
+        for name, place in self.places.items():
+            place.claimed = False
+            self.observer.claim_wanted(self.spec.name, name)
         self._set = self.set_durable = 0
         self._change_set()
 

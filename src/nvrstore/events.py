@@ -1,0 +1,168 @@
+"""What a running recorder tells its host: one frozen value per kind of event.
+
+A dead camera or target is a state and an event, never an exception. Every event has `utc_ns`, when it was noticed, and
+`as_json()`. Events are handed out by `Recorder.events(...)`, bounded: a slow listener loses the oldest and is told how many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nvrstore.model import Cause, Epoch, Gap, MemberRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events."""
+
+    utc_ns: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The event as JSON values, its kind under `event`."""
+        return {"event": type(self).__name__, **_plain(asdict(self))}
+
+
+# --- cameras
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamChanged(Event):
+    """A stream's connection changed: `state` as in `Stream.status()`."""
+
+    stream: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapOpened(Event):
+    """From `gap.start_ns` on, something is not stored."""
+
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapClosed(Event):
+    """A gap has both its ends now."""
+
+    gap: Gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentsDropped(Event):
+    """A bounded buffer was full: what was dropped is in the ledger."""
+
+    stream: str
+    cause: Cause
+
+
+# --- targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetChanged(Event):
+    """A target went from one state to another in a journal (failover/machine.py)."""
+
+    journal: str
+    target: str
+    before: str
+    after: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetLost(TargetChanged):
+    """A member left the set because of an error, a hang, a wrong identity, or because it lagged behind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetJoined(TargetChanged):
+    """A target takes new batches again; it may still lack older ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSynced(TargetChanged):
+    """A target lacks nothing any more, checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetChanged(Event):
+    """The members of a journal changed; `degraded` while there are fewer than wanted. Comes before the first commit under it."""
+
+    journal: str
+    epoch: Epoch
+    members: tuple[MemberRef, ...]
+    wanted: int
+
+    @property
+    def degraded(self) -> bool:
+        return len(self.members) < self.wanted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedOver(Event):
+    """The first commit after a member was lost. `ttr_s`: from the declaration of the loss to this commit."""
+
+    journal: str
+    target: str
+    reason: str
+    ttr_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefugeEntered(Event):
+    """No member lives: footage goes to the state disk, and is not counted as committed."""
+
+    journal: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResyncProgress(Event):
+    """Copying what a target lacks."""
+
+    journal: str
+    target: str
+    done_bytes: int
+    total_bytes: int
+
+
+# --- storage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeClosed(Event):
+    """A volume is complete on `targets`."""
+
+    journal: str
+    volume_id: str
+    path: str
+    length: int
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumePruned(Event):
+    """Retention removed a copy of a volume."""
+
+    journal: str
+    path: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm(Event):
+    """Something a person should look at: the catalog's disk, a fenced writer, a target that cannot be repaired."""
+
+    what: str
+    sentence: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if isinstance(value, int | float | bool) or value is None else str(value)

@@ -1,0 +1,126 @@
+"""Who waits for what to become durable: footage of a stream up to a moment, or one ledger record.
+
+`durable_ns(stream, copies)` is the end of the footage before which everything is on that many copies, as far as this
+session recorded it: a commit with fewer copies stops the line for the higher counts until a resync has caught up.
+Told by the engine's thread; asked from any.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from nvrstore.journal.model import Batch, VolumeHeader
+from nvrstore.model import NS_PER_S, Media
+
+
+@dataclass(slots=True)
+class _Line:
+    """How far one stream is, by number of copies (index 0: one copy)."""
+
+    ends_ns: list[int]
+    waiters: list[tuple[int, int, Future[None]]] = field(default_factory=list)  # until_ns, copies, future
+
+
+class Durability:
+    """See the module. `copies_max` is the most copies that anybody can ask for."""
+
+    def __init__(self, copies_max: int) -> None:
+        self._copies_max = copies_max
+        self._lock = threading.Lock()
+        self._lines: dict[str, _Line] = {}
+        self._short: dict[str, list[bool]] = defaultdict(lambda: [False] * copies_max)  # journal: counts that stopped
+        self._records: dict[str, list[tuple[int, Future[None]]]] = {}
+        self._stored_bytes: dict[str, int] = defaultdict(int)
+
+    def batch(self, header: VolumeHeader, batch: Batch, copies: int) -> None:
+        """A batch became durable on so many copies."""
+        done: list[Future[None]] = []
+        with self._lock:
+            short = self._short[header.journal]
+            for count in range(copies, self._copies_max):
+                short[count] = True
+            ends: dict[str, int] = {}
+            for entry in batch.entries:
+                track = header.tracks[entry.track_id - 1]
+                stream = track.track.stream
+                self._stored_bytes[stream] += entry.length
+                if track.track.media is Media.VIDEO:
+                    end_ns = entry.utc_ns + entry.duration * NS_PER_S // track.config.timescale
+                    ends[stream] = max(end_ns, ends.get(stream, 0))
+            for stream, end_ns in ends.items():
+                done.extend(self._advance(self._line(stream), end_ns, short))
+            for record in batch.records:
+                waiters = self._records.pop(record.id, [])
+                done.extend(future for wanted, future in waiters if wanted <= copies)
+                left = [(wanted, future) for wanted, future in waiters if wanted > copies]
+                if left:
+                    self._records[record.id] = left
+        for future in done:
+            if not future.done():
+                future.set_result(None)
+
+    def synced(self, journal: str, streams: list[str], copies: int) -> None:
+        """Resync has caught up: everything of these streams is on so many copies."""
+        done: list[Future[None]] = []
+        with self._lock:
+            short = self._short[journal]
+            for count in range(copies):
+                short[count] = False
+            for stream in streams:
+                line = self._line(stream)
+                done.extend(self._advance(line, line.ends_ns[0], short))
+        for future in done:
+            if not future.done():
+                future.set_result(None)
+
+    def _line(self, stream: str) -> _Line:
+        line = self._lines.get(stream)
+        if line is None:
+            line = self._lines[stream] = _Line([0] * self._copies_max)
+        return line
+
+    @staticmethod
+    def _advance(line: _Line, end_ns: int, short: list[bool]) -> list[Future[None]]:
+        for count, stopped in enumerate(short):
+            if not stopped:
+                line.ends_ns[count] = max(line.ends_ns[count], end_ns)
+        done = [future for until_ns, copies, future in line.waiters if line.ends_ns[copies - 1] >= until_ns]
+        if done:
+            line.waiters = [w for w in line.waiters if line.ends_ns[w[1] - 1] < w[0]]
+        return done
+
+    # --- asked from outside
+
+    def durable_ns(self, stream: str, copies: int = 1) -> int:
+        """UTC; 0 while nothing is durable."""
+        with self._lock:
+            line = self._lines.get(stream)
+            return line.ends_ns[copies - 1] if line is not None else 0
+
+    def stored_bytes(self, stream: str) -> int:
+        """Bytes of the stream that became durable in this session."""
+        with self._lock:
+            return self._stored_bytes.get(stream, 0)
+
+    def wait_footage(self, stream: str, until_ns: int, copies: int) -> Future[None]:
+        """Done when footage of `stream` up to `until_ns` is on `copies` copies."""
+        if not 1 <= copies <= self._copies_max:
+            raise ValueError(f"copies must be 1 to {self._copies_max}")
+        future: Future[None] = Future()
+        with self._lock:
+            line = self._line(stream)
+            if line.ends_ns[copies - 1] >= until_ns:
+                future.set_result(None)
+            else:
+                line.waiters.append((until_ns, copies, future))
+        return future
+
+    def wait_record(self, record_id: str, copies: int = 1) -> Future[None]:
+        """Done when the record of that id is on `copies` copies. Ask before the record is handed over."""
+        future: Future[None] = Future()
+        with self._lock:
+            self._records.setdefault(record_id, []).append((copies, future))
+        return future

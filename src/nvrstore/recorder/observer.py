@@ -1,0 +1,105 @@
+"""What the engine reports, handed on: to the catalog, to waiters, to listeners, to upkeep. Called in the engine's thread.
+
+Order: a commit reaches the catalog's queue before anybody who waits for it is told, so that who reads after waiting finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from nvrstore import events
+from nvrstore.catalog.store import Catalog
+from nvrstore.clock import Clock
+from nvrstore.failover.machine import MEMBER, State
+from nvrstore.failover.terms import ClaimKey
+from nvrstore.journal.model import Batch, VolumeHeader
+from nvrstore.model import Commit, Epoch, MemberRef, Role
+from nvrstore.recorder.bus import Bus
+from nvrstore.recorder.durable import Durability
+
+
+class Wishes(Protocol):
+    """What the engine wants done beside recording (upkeep/chores.py). Only queues."""
+
+    def claim(self, journal: str, target: str) -> None: ...
+
+    def claim_again(self, journal: str) -> None: ...
+
+    def resync(self, journal: str, target: str) -> None: ...
+
+    def space(self, journal: str, target: str) -> None: ...
+
+    def recover(self, journal: str) -> None: ...
+
+
+class RecorderObserver:
+    """The engine's `Observer`."""
+
+    def __init__(self, catalog: Catalog, durability: Durability, bus: Bus, wishes: Wishes, clock: Clock, wanted: Callable[[str], int]) -> None:
+        """`wanted`: copies that a journal wants."""
+        self._catalog, self._durability, self._bus, self._wishes = catalog, durability, bus, wishes
+        self._clock, self._wanted = clock, wanted
+        self._lost: dict[str, tuple[str, str]] = {}  # journal: the member that was lost last, and why
+
+    def volume_opened(self, header: VolumeHeader, path: str, target: str) -> None:
+        self._catalog.volume_opened(header, path, [target])
+
+    def batch_stored(self, header: VolumeHeader, path: str, batch: Batch, targets: Sequence[str], commit: Commit | None) -> None:
+        self._catalog.batch_committed(header, path, batch, targets)
+        if commit is not None:
+            self._durability.batch(header, batch, commit.copies)
+
+    def volume_closed(self, header: VolumeHeader, path: str, length: int, batches: int, targets: Sequence[str]) -> None:
+        self._catalog.volume_closed(header, path, length, batches, targets)
+        self._publish(
+            events.VolumeClosed(
+                utc_ns=self._clock.utc_ns(),
+                journal=header.journal,
+                volume_id=header.volume_id,
+                path=path,
+                length=length,
+                targets=tuple(targets),
+            )
+        )
+
+    def volume_left(self, header: VolumeHeader, path: str) -> None:
+        self._wishes.recover(header.journal)
+
+    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str) -> None:
+        kind = events.TargetChanged
+        if before in MEMBER and after is State.AWAY:
+            kind = events.TargetLost
+            self._lost[journal] = (target, reason)
+        elif after is State.LIVE and before is State.JOINING:
+            kind = events.TargetJoined
+        elif after is State.SYNCED:
+            kind = events.TargetSynced
+        self._publish(
+            kind(utc_ns=self._clock.utc_ns(), journal=journal, target=target, before=str(before), after=str(after), reason=reason)
+        )
+
+    def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None:
+        now_ns = self._clock.utc_ns()
+        self._publish(events.SetChanged(utc_ns=now_ns, journal=journal, epoch=epoch, members=tuple(members), wanted=self._wanted(journal)))
+        if members and all(member.role is Role.REFUGE for member in members):
+            self._publish(events.RefugeEntered(utc_ns=now_ns, journal=journal))
+
+    def first_commit(self, journal: str, since_lost_s: float) -> None:
+        target, reason = self._lost.pop(journal, ("", ""))
+        self._publish(events.FailedOver(utc_ns=self._clock.utc_ns(), journal=journal, target=target, reason=reason, ttr_s=since_lost_s))
+
+    def needs_space(self, journal: str, target: str) -> None:
+        self._wishes.space(journal, target)
+
+    def resync_wanted(self, journal: str, target: str) -> None:
+        self._wishes.resync(journal, target)
+
+    def claim_wanted(self, journal: str, target: str) -> None:
+        self._wishes.claim(journal, target)
+
+    def claim_again(self, journal: str, seen: ClaimKey | None) -> None:
+        self._wishes.claim_again(journal)
+
+    def _publish(self, event: events.Event) -> None:
+        self._bus.publish(event)

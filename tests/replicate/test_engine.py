@@ -1,0 +1,543 @@
+"""The engine of a journal, over targets in memory and on a clock that the test moves."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tests.support.engine import SESSION, Rig
+
+from nvrstore.limits import LANE_TRACKS_MAX, MIB
+from nvrstore.model import Cause, Gap, Record, RecordKind, Role
+from nvrstore.targets.contract import Request, Verb
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.close()
+
+
+def failing(*verbs: Verb, code: int = errno.EIO):  # type: ignore[no-untyped-def]
+    return lambda request: code if request.verb in verbs else 0
+
+
+def volumes(rig: Rig, target: str) -> dict[str, bytes]:
+    files = rig.targets[target].files.files
+    return {path: file.read(0, 1 << 30, fresh=True) for path, file in files.items() if path.endswith(".mp4")}
+
+
+def started(rig: Rig, *cameras: str, seconds: float = 3.0) -> Rig:
+    for name in cameras or ("gate", "yard"):
+        rig.camera(name)
+    rig.run(seconds)
+    rig.sync()
+    rig.run(0.2)
+    return rig
+
+
+# --- promise 1: kept
+
+
+def test_everything_handed_over_is_committed_and_the_copies_are_equal_byte_for_byte(rig: Rig) -> None:
+    """The main job, without any fault."""
+    started(rig, seconds=10)
+    rig.finish()
+    assert rig.heard.acked == rig.put
+    assert volumes(rig, "a") == volumes(rig, "b")
+    assert len(volumes(rig, "a")) >= 1
+
+
+def test_nothing_is_acknowledged_before_both_copies_are_durable(rig: Rig) -> None:
+    """Acknowledging early is the classic way to lose footage."""
+    started(rig)
+    before = len(rig.heard.acked)
+    rig.targets["b"].hold()
+    rig.run(0.6)
+    assert len(rig.heard.acked) == before
+    rig.targets["b"].release()
+    rig.run(0.6)
+    assert len(rig.heard.acked) > before
+    assert rig.engine.epoch.set == 1, "a pause shorter than the deadline changes nothing"
+
+
+def test_with_commit_any_one_durable_copy_is_enough_and_the_other_still_gets_it() -> None:
+    """What the second copy lacks stays in the buffer until it is there."""
+    rig = Rig(change=lambda spec: replace(spec, commit_any=True))
+    try:
+        started(rig)
+        rig.targets["b"].hold()
+        rig.run(0.8)
+        assert rig.heard.acked
+        assert rig.pool.taken_bytes > 0
+        rig.targets["b"].release()
+        rig.finish()
+        assert rig.heard.acked == rig.put
+        assert volumes(rig, "a") == volumes(rig, "b")
+    finally:
+        rig.close()
+
+
+def test_commits_of_a_stream_are_in_order(rig: Rig) -> None:
+    """acked(n) means that every m < n is acked or in the ledger."""
+    started(rig, seconds=3)
+    rig.targets["a"].fault = failing(Verb.APPEND)
+    rig.run(5)
+    rig.finish()
+    for stream in ("gate", "yard"):
+        indices = [index for name, _, index in rig.heard.fragments if name == stream]
+        assert indices == sorted(set(indices))
+
+
+# --- promise 2: uninterrupted
+
+
+@pytest.mark.parametrize("victim", ["a", "b"])
+@pytest.mark.parametrize("verb", [Verb.APPEND, Verb.OPEN, Verb.LOOK, Verb.PREPARE, Verb.TRUNCATE, Verb.CLOSE])
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.ESTALE])
+def test_a_member_that_errs_leaves_and_costs_no_frame(victim: str, verb: Verb, code: int) -> None:
+    """Whichever call fails, with whichever hard error: the other member goes on under a new set."""
+    rig = Rig(volume_bytes=MIB)
+    try:
+        started(rig)
+        rig.targets[victim].fault = failing(verb, code=code)
+        rig.run(30)
+        other = "b" if victim == "a" else "a"
+        assert rig.states()[victim] in ("away", "hold-down")
+        assert rig.states()[other] == "synced"
+        assert rig.engine.members()[0].target == other
+        assert rig.engine.members()[0].role is Role.PRIMARY
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        rig.close()
+
+
+def test_a_target_that_hangs_is_lost_by_its_deadline_and_costs_no_frame(rig: Rig) -> None:
+    """Nothing waits for it any longer than that."""
+    started(rig)
+    rig.targets["a"].hold()
+    rig.run(3)
+    assert rig.states()["a"] == "away"
+    assert rig.heard.failovers
+    assert rig.heard.failovers[0] <= 0.3
+    rig.run(2)
+    assert len(rig.put - rig.heard.acked) <= 2 * 2, "at most the fragments of the present second are still on their way"
+    rig.targets["a"].release()
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_memory_that_a_stuck_write_may_still_read_is_not_reused(rig: Rig) -> None:
+    """After a thaw the disk gets whatever is in the memory then: it must be the bytes that were submitted."""
+    started(rig)
+    rig.targets["a"].hold()
+    rig.run(5)
+    pinned = rig.pool.taken_bytes
+    assert pinned > 0, "the abandoned appender pins its extents"
+    rig.run(10)
+    rig.targets["a"].release()
+    rig.run(1)
+    rig.finish()
+    assert rig.pool.taken_bytes == 0
+    for path, content in volumes(rig, "a").items():
+        other = volumes(rig, "b").get(path, b"")
+        batches = content.rstrip(b"\0")
+        assert other.startswith(batches[: len(batches) // 4096 * 4096]), "what thawed is a prefix of what the peer has"
+
+
+def test_an_acknowledgement_that_arrives_after_its_member_left_never_counts(rig: Rig) -> None:
+    """The set without it is durable first; its late answers are nobody's."""
+    started(rig)
+    rig.targets["a"].hold()
+    rig.run(2)
+    assert rig.states()["a"] == "away"
+    rig.targets["a"].release()
+    rig.run(1)
+    for _, _, targets, commit in rig.heard.stored:
+        if commit is not None and commit.epoch.set >= 2:
+            assert "a" not in targets
+
+
+def test_what_a_lost_member_should_have_had_is_acknowledged_only_under_the_new_set(rig: Rig) -> None:
+    """Else the old set could come back and know nothing of the loss."""
+    started(rig)
+    rig.targets["a"].hold()
+    rig.targets["b"].fault = failing(Verb.OPEN, code=errno.ENOSPC)  # the new set's header cannot become durable
+    before = len(rig.heard.acked)
+    rig.run(2.5)
+    assert rig.states()["a"] == "away"
+    assert len(rig.heard.acked) == before
+    rig.targets["b"].fault = None
+    rig.targets["a"].release()
+    rig.run(3)
+    assert len(rig.heard.acked) > before
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_both_targets_gone_and_back_costs_nothing_while_the_buffer_holds(rig: Rig) -> None:
+    """The buffer bridges it; what was never acknowledged is replayed into new volumes."""
+    started(rig)
+    for target in rig.targets.values():
+        target.fault = failing(Verb.APPEND, Verb.LOOK, Verb.OPEN)
+    rig.run(10)
+    assert rig.engine.members() == []
+    for target in rig.targets.values():
+        target.fault = None
+    rig.run(5)
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_without_any_member_footage_goes_to_the_refuge_and_is_not_counted_as_committed() -> None:
+    """The state disk keeps it; promises are made only when a target has it."""
+    rig = Rig(refuge=True)
+    try:
+        started(rig)
+        acked = set(rig.heard.acked)
+        for name in ("a", "b"):
+            rig.targets[name].fault = failing(Verb.APPEND, Verb.LOOK, Verb.OPEN)
+        rig.run(10)
+        assert [m.role for m in rig.engine.members()] == [Role.REFUGE]
+        assert volumes(rig, "refuge")
+        assert rig.heard.acked - acked == set()
+        kept = {entry.index for path, batch, targets, commit in rig.heard.stored if commit is None for entry in batch.entries}
+        assert kept
+        for name in ("a", "b"):
+            rig.targets[name].fault = None
+        rig.run(5)
+        assert [m.target for m in rig.engine.members()] == ["a"], "the first is taken at once, hold-down or not"
+        rig.run(40)
+        assert {m.target for m in rig.engine.members()} == {"a", "b"}
+        rig.finish()
+        in_refuge = {("gate", SESSION, e.index) for _, b, _, c in rig.heard.stored if c is None for e in b.entries} | {
+            ("yard", SESSION, e.index) for _, b, _, c in rig.heard.stored if c is None for e in b.entries
+        }
+        assert rig.put <= rig.heard.acked | in_refuge
+    finally:
+        rig.close()
+
+
+def test_a_laggard_leaves_at_the_buffers_bound() -> None:
+    """A target that is slow but never stuck may not fill the memory."""
+    rig = Rig(pool_bytes=2 * MIB, change=lambda spec: replace(spec, commit_any=True))
+    try:
+        rig.ports["b"]._lost_s = 1e9  # the deadline shall not be what finds it
+        started(rig)
+        rig.targets["b"].hold()
+        rig.run(40)
+        assert rig.states()["b"] == "away"
+        reason = [r for t, _, after, r in rig.heard.changes if t == "b" and str(after) == "away"][-1]
+        assert "lags behind" in reason
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        rig.targets["b"].release()
+        rig.close()
+
+
+def test_dead_workers_are_a_loss_of_their_target_and_of_nothing_else(rig: Rig) -> None:
+    """A worker that is killed takes at most its own requests along."""
+    started(rig)
+    rig.targets["a"].kill_workers()
+    rig.run(2)
+    assert rig.states()["a"] != "synced"
+    rig.run(40)
+    assert rig.states()["a"] in ("live", "synced")
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+# --- promise 3: honest
+
+
+def test_when_nothing_can_take_it_the_oldest_is_dropped_into_the_ledger_with_both_ends() -> None:
+    """No silent loss, and no memory without bound."""
+    rig = Rig(pool_bytes=MIB)
+    try:
+        started(rig, "gate")
+        for target in rig.targets.values():
+            target.fault = failing(Verb.APPEND, Verb.LOOK, Verb.OPEN)
+        rig.run(60)
+        assert rig.buffer.bytes <= rig.buffer.bytes_max
+        for target in rig.targets.values():
+            target.fault = None
+        rig.run(30)
+        rig.finish()
+        lost = rig.put - rig.heard.acked
+        assert lost
+        gaps = {}
+        for record in rig.heard.records:
+            if record.kind == RecordKind.GAP:
+                gaps[record.id] = Gap.of(record)
+        closed = [gap for gap in gaps.values() if gap.cause is Cause.STORAGE]
+        assert closed
+        assert all(gap.end_ns is not None and gap.end_ns > gap.start_ns for gap in closed)
+    finally:
+        rig.close()
+
+
+def test_every_volume_repeats_the_standing_records(rig: Rig) -> None:
+    """Retention deletes whole volumes: an open gap must not go with the volume in which it was opened."""
+    started(rig)
+    gap = Gap("g1", "gate", Cause.CAMERA, 5, None)
+    rig.intake.record(gap.record())
+    rig.intake.record(Record(RecordKind.MARK, "m1", {"stream": "gate"}))
+    rig.run(1)
+    for lane in rig.engine.lanes:
+        lane.cut()
+    rig.run(2)
+    firsts = [batch for _, batch, _, _ in rig.heard.stored if batch.number == 0]
+    assert "g1" in [record.id for record in firsts[-1].records]
+    assert "m1" not in [record.id for record in firsts[-1].records]
+    rig.intake.record(replace(gap, end_ns=9).record())
+    rig.run(1)
+    for lane in rig.engine.lanes:
+        lane.cut()
+    rig.run(2)
+    assert "g1" not in [record.id for record in [b for _, b, _, _ in rig.heard.stored if b.number == 0][-1].records]
+
+
+def test_records_become_durable_also_before_any_camera_connects(rig: Rig) -> None:
+    """A recorder whose cameras are all down has a ledger, too."""
+    rig.intake.record(Gap("g1", "gate", Cause.CAMERA, 5, None).record())
+    rig.run(6)
+    assert "g1" in [record.id for record in rig.heard.records]
+
+
+# --- volumes and lanes
+
+
+def test_a_camera_that_joins_cuts_the_volume_once_and_a_crowd_cuts_it_not_much_more_often(rig: Rig) -> None:
+    """At most one such cut in two seconds."""
+    started(rig, "gate")
+    before = len({path for path, *_ in rig.heard.stored})
+    for i in range(30):
+        rig.camera(f"late-{i}")
+        rig.run(0.1)
+    rig.run(4)
+    assert len({path for path, *_ in rig.heard.stored}) - before <= 3
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_a_change_of_resolution_cuts_and_old_and_new_samples_keep_their_order(rig: Rig) -> None:
+    """The old fragments go into a volume whose `moov` describes them."""
+    camera = rig.camera("gate")
+    rig.run(5)
+    camera.reconfigure(rig, width=640, height=480)
+    rig.run(5)
+    rig.finish()
+    assert rig.heard.acked == rig.put
+    assert len({path for path, *_ in rig.heard.stored}) >= 2
+
+
+def test_volumes_are_cut_by_size(rig: Rig) -> None:
+    """None grows beyond what was preallocated for it."""
+    rig = Rig(volume_bytes=MIB)
+    try:
+        started(rig, seconds=40)
+        rig.finish()
+        assert len(rig.heard.closed) >= 3
+        assert all(length <= MIB + 256 * 1024 for _, length, _ in rig.heard.closed)
+        assert volumes(rig, "a") == volumes(rig, "b")
+    finally:
+        rig.close()
+
+
+def test_more_cameras_than_a_lane_takes_get_another_lane() -> None:
+    """ffmpeg refuses files with more than 1,000 streams."""
+    rig = Rig()
+    try:
+        for i in range(LANE_TRACKS_MAX + 5):
+            rig.camera(f"cam-{i}", fps=2, size=100)
+        rig.run(3)
+        assert len(rig.engine.lanes) == 2
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        rig.close()
+
+
+def test_a_full_target_calls_retention_and_is_not_lost_while_that_helps() -> None:
+    """ENOSPC while preparing is not a failure of the target."""
+    rig = Rig()
+    try:
+        started(rig)
+        rig.targets["a"].fault = failing(Verb.PREPARE, code=errno.ENOSPC)
+        for lane in rig.engine.lanes:
+            lane.cut()
+        rig.run(5)
+        for lane in rig.engine.lanes:
+            lane.cut()
+        rig.run(5)
+        assert "a" in rig.heard.spaces
+        assert rig.states()["a"] == "synced"
+        rig.targets["a"].fault = None
+        rig.run(2)
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        rig.close()
+
+
+def test_no_space_in_the_middle_of_a_volume_abandons_only_that_volume(rig: Rig) -> None:
+    """The target stays, lacks something, and says so in the ledger."""
+    started(rig)
+    failed: list[Request] = []
+
+    def once(request: Request) -> int:
+        if request.verb is Verb.APPEND and not failed:
+            failed.append(request)
+            return errno.ENOSPC
+        return 0
+
+    rig.targets["a"].fault = once
+    rig.run(5)
+    assert rig.states()["a"] == "live"
+    assert rig.heard.resyncs[-1] == "a"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+    assert RecordKind.VOLUME_ABANDONED in [record.kind for record in rig.heard.records]
+
+
+def test_a_clock_step_cuts_the_volume_and_is_in_the_ledger(rig: Rig) -> None:
+    """Track times count from the volume's origin: a new clock needs a new one."""
+    started(rig)
+    rig.clock.step(-3600)
+    rig.engine.clock_stepped(-3600)
+    rig.run(3)
+    assert RecordKind.CLOCK_STEP in [record.kind for record in rig.heard.records]
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+# --- the set
+
+
+def test_a_spare_is_recruited_and_released_when_the_lost_target_is_synced_again() -> None:
+    """N+1: the number of copies is back at once, the order later."""
+    rig = Rig(("a", "b", "s"))
+    try:
+        started(rig)
+        assert [m.target for m in rig.engine.members()] == ["a", "b"]
+        rig.targets["a"].fault = failing(Verb.APPEND, Verb.LOOK)
+        rig.run(3)
+        assert {m.target for m in rig.engine.members()} == {"b", "s"}
+        rig.sync("s")
+        rig.targets["a"].fault = None
+        rig.run(40)
+        assert {m.target for m in rig.engine.members()} == {"a", "b", "s"}
+        rig.sync("a")
+        rig.run(2)
+        assert [m.target for m in rig.engine.members()] == ["a", "b"]
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        rig.close()
+
+
+def test_a_flapping_target_is_held_down_longer_each_time(rig: Rig) -> None:
+    """At most one switch per hold-down, and that doubles."""
+    started(rig)
+    waits = []
+    for _ in range(3):
+        rig.targets["a"].fault = failing(Verb.APPEND)
+        rig.run(3)
+        rig.targets["a"].fault = None
+        start_s = rig.clock.monotonic_s()
+        while rig.states()["a"] not in ("live", "synced"):
+            rig.run(0.5)
+        waits.append(rig.clock.monotonic_s() - start_s)
+    assert waits[1] > 1.5 * waits[0]
+    assert waits[2] > 1.5 * waits[1]
+
+
+def test_set_numbers_only_rise_and_every_header_is_durable_before_its_first_commit(rig: Rig) -> None:
+    """Epochs compare as (term, set)."""
+    started(rig)
+    rig.targets["a"].fault = failing(Verb.APPEND)
+    rig.run(3)
+    rig.targets["a"].fault = None
+    rig.run(40)
+    numbers = [epoch.set for epoch, _ in rig.heard.sets]
+    assert numbers == sorted(set(numbers))
+    committed = [commit.epoch for *_, commit in rig.heard.stored if commit is not None]
+    assert committed == sorted(committed)
+
+
+def test_a_higher_term_of_another_writer_fences_that_target_and_recording_goes_on_elsewhere(rig: Rig) -> None:
+    """A superseded writer neither appends nor closes there."""
+    started(rig)
+    files = rig.targets["a"].files
+    files.mkdirs("main/epochs")
+    files.create(f"main/epochs/t0000000002-{'99' * 16}-{7:016x}.claim", 0, synced=True)
+    rig.run(4)
+    assert rig.states()["a"] == "away"
+    assert "fenced" in [reason for target, _, after, reason in rig.heard.changes if target == "a"][-1]
+    size = {path: len(content) for path, content in volumes(rig, "a").items()}
+    rig.run(40)
+    assert {path: len(content) for path, content in volumes(rig, "a").items()} == size
+    assert rig.states()["a"] == "away"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_a_drained_target_leaves_and_returns_only_when_told(rig: Rig) -> None:
+    """Maintenance."""
+    started(rig)
+    rig.engine.drain("a")
+    rig.run(60)
+    assert rig.states()["a"] == "drained"
+    rig.engine.take_back("a")
+    rig.run(40)
+    assert rig.states()["a"] == "live"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_random_faults_lose_nothing_that_was_acknowledged_and_nothing_while_a_member_lives(seed: int) -> None:
+    """A small simulation: faults come and go at random on one target at a time."""
+    rng = random.Random(seed)
+    rig = Rig(("a", "b", "s"), volume_bytes=MIB, change=lambda spec: replace(spec, hold_down_s=1.0))
+    try:
+        started(rig)
+        for _ in range(12):
+            victim = rng.choice(["a", "b", "s"])
+            target = rig.targets[victim]
+            kind = rng.choice(["append", "look", "hold", "kill", "prepare", "close"])
+            match kind:
+                case "hold":
+                    target.hold()
+                case "kill":
+                    target.kill_workers()
+                case "append":
+                    target.fault = failing(Verb.APPEND, code=rng.choice([errno.EIO, errno.EROFS, errno.ENOSPC]))
+                case "look":
+                    target.fault = failing(Verb.LOOK)
+                case "prepare":
+                    target.fault = failing(Verb.PREPARE, code=rng.choice([errno.EIO, errno.ENOSPC]))
+                case _:
+                    target.fault = failing(Verb.CLOSE, Verb.TRUNCATE)
+            rig.run(rng.uniform(0.2, 4.0))
+            target.fault = None
+            if target.held:
+                target.release()
+            rig.run(rng.uniform(0.2, 5.0))
+            for name, state in rig.states().items():
+                if state == "live" and rng.random() < 0.5:
+                    rig.sync(name)
+        rig.run(8)
+        rig.finish()
+        assert rig.heard.acked == rig.put, f"seed {seed}"
+        assert rig.buffer.waiting_bytes == 0
+        rig.run(2, record=False)
+        assert rig.pool.taken_bytes == 0
+    finally:
+        rig.close()
