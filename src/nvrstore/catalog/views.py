@@ -15,8 +15,8 @@ from nvrstore.catalog.coverage import Stretch
 from nvrstore.catalog.schema import CopyState, unsigned
 from nvrstore.model import Epoch, Media, MemberRef, Role, TrackKey
 
-#: States in which a copy is worth reading.
-READABLE: Final = frozenset({CopyState.LIVE, CopyState.COMPLETE, CopyState.PARTIAL})
+#: States in which a copy is worth reading, best first; of a damaged one most fragments are whole, and each has its checksum.
+READABLE: Final = (CopyState.COMPLETE, CopyState.LIVE, CopyState.PARTIAL, CopyState.DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
