@@ -131,6 +131,16 @@ class Farm:
         """The TCP port of all streams."""
         return self._running.port
 
+    @property
+    def bitrate_bps(self) -> float:
+        """What the video of one stream came to, stamps and packet headers not counted."""
+        return self._running.video.bitrate_bps
+
+    @property
+    def lateness_s_max(self) -> float:
+        """How late a unit was handed to its sockets, at the worst: over some ten milliseconds the machine is overloaded."""
+        return self._running.lateness_s_max
+
     def url(self, stream: int, *, login: bool = True) -> str:
         """The RTSP URL of a stream, with its login where one is asked for."""
         if not 0 <= stream < self.config.streams:

@@ -56,7 +56,7 @@ class Server:
 
     def __init__(self, config: ServerConfig, guard: Guard, video: VideoReel, audio: AudioReel | None, clock: Clock) -> None:
         self.config, self.guard, self.clock = config, guard, clock
-        self._video, self._audio = video, audio
+        self.video, self._audio = video, audio
         self._packets = Packets(video)
         self._random = random.Random(config.seed)
         self.cameras: Mapping[str, Camera] = {camera.name: camera for camera in map(Camera, range(config.streams))}
@@ -79,7 +79,7 @@ class Server:
     # --- what the responder asks for -----------------------------------------------------------------------------
 
     def reels(self, camera: Camera) -> tuple[VideoReel, AudioReel | None]:
-        return self._video, self._audio
+        return self.video, self._audio
 
     def udp_ports(self) -> tuple[int, int]:
         return self._rtp.getsockname()[1], self._rtcp.getsockname()[1]
@@ -125,7 +125,7 @@ class Server:
 
     def _new_wheel(self) -> Wheel:
         now_s = self.clock.monotonic_s()
-        gop_s = self._video.gop_s
+        gop_s = self.video.gop_s
         return Wheel([self._new_feed(now_s - gop_s + at * gop_s / SPOKES) for at in range(SPOKES)])
 
     def _schedule(self, feed: Feed) -> None:
