@@ -32,7 +32,8 @@ _VERSION: Final = 1
 _TFRA_LINE: Final = struct.Struct(">QQBBB")  # time, offset of the moof, traf, trun and sample number
 _MFRO: Final = struct.Struct(">I4sII")
 _END: Final = struct.Struct(UUID_HEAD.format + END_FIXED.format[1:] + "I")  # with its CRC
-_TAIL: Final = _END.size + _MFRO.size
+INDEX_HEAD_BYTES: Final = UUID_HEAD.size + INDEX_FIXED.size
+INDEX_TAIL_BYTES: Final = _END.size + _MFRO.size
 _KEYFRAME: Final = FragmentFlag.KEYFRAME.value
 assert _END.size == 40
 
@@ -59,11 +60,11 @@ def volume_index(header: VolumeHeader, batches: Sequence[Batch]) -> bytes:
             raise ValueError(f"batch {number} was read without its records")
     offset = batches[-1].end if batches else len(pack_header(header))
     lines = b"".join(part for batch in batches for part in (INDEX_LINE.pack(batch.offset, len(batch.head)), batch.head))
-    size = UUID_HEAD.size + INDEX_FIXED.size + len(lines)
+    size = INDEX_HEAD_BYTES + len(lines)
     fixed = INDEX_FIXED.pack(_VERSION, 0, len(batches), bytes.fromhex(header.volume_id))
     index = UUID_HEAD.pack(size, b"uuid", INDEX_UUID) + fixed + lines
     tfras = _tfras(header, batches)
-    mfra = HEADER.size + len(tfras) + _TAIL
+    mfra = HEADER.size + len(tfras) + INDEX_TAIL_BYTES
     rest = -(size + mfra) % BLOCK_BYTES
     padding = free_box(rest if rest >= 8 else rest + BLOCK_BYTES) if rest else b""
     end = UUID_HEAD.pack(_END.size, b"uuid", END_UUID) + END_FIXED.pack(offset, len(batches))
@@ -73,10 +74,10 @@ def volume_index(header: VolumeHeader, batches: Sequence[Batch]) -> bytes:
 
 def index_place(last_block: Buffer, size: int) -> IndexPlace | None:
     """Where the index of a file of `size` bytes is, as its last block (4096 bytes) says; None where the volume was not closed."""
-    if size % BLOCK_BYTES or len(last_block) < _TAIL:
+    if size % BLOCK_BYTES or len(last_block) < INDEX_TAIL_BYTES:
         return None
     box_size, kind, flags, mfra = _MFRO.unpack_from(last_block, len(last_block) - _MFRO.size)
-    end_size, end_kind, extended, offset, batches, _ = _END.unpack_from(last_block, len(last_block) - _TAIL)
+    end_size, end_kind, extended, offset, batches, _ = _END.unpack_from(last_block, len(last_block) - INDEX_TAIL_BYTES)
     if (box_size, kind, flags) != (_MFRO.size, b"mfro", 0) or (end_size, end_kind, extended) != (_END.size, b"uuid", END_UUID):
         return None
     if offset % BLOCK_BYTES or not 0 < offset <= size - mfra:
@@ -104,7 +105,7 @@ def read_index(buffer: Buffer, offset: int, header: VolumeHeader, *, path: str =
     Raises DamagedError where a checksum does not match, FormatError where there is no index.
     """
     view = memoryview(buffer)
-    if len(view) < UUID_HEAD.size + INDEX_FIXED.size + _TAIL:
+    if len(view) < INDEX_HEAD_BYTES + INDEX_TAIL_BYTES:
         raise FormatError("a volume's index is cut off", path=path, offset=offset)
     crc_at = len(view) - _MFRO.size - CRC.size
     if crc32c(view[:crc_at], seed(header.volume_id, offset)) != CRC.unpack_from(view, crc_at)[0]:
@@ -116,7 +117,7 @@ def read_index(buffer: Buffer, offset: int, header: VolumeHeader, *, path: str =
     if version != _VERSION:
         raise FormatError(f"an index of version {version}: this program reads version {_VERSION}", path=path, offset=offset)
     batches: list[Batch] = []
-    at = UUID_HEAD.size + INDEX_FIXED.size
+    at = INDEX_HEAD_BYTES
     while at < size:
         if size > crc_at or size - at < INDEX_LINE.size:
             raise FormatError("an index has another length than its lines", path=path, offset=offset)

@@ -20,7 +20,7 @@ from typing import Final
 from nvrstore.errors import FormatError
 from nvrstore.journal.batch import BATCH_SIGNATURE, head_length, parse_batch, payload_damage, read_records
 from nvrstore.journal.header import header_crc, header_length, pack_header, read_header
-from nvrstore.journal.index import INDEX_SIGNATURE, index_length, index_place, read_index, volume_index
+from nvrstore.journal.index import INDEX_HEAD_BYTES, INDEX_SIGNATURE, INDEX_TAIL_BYTES, index_length, index_place, read_index, volume_index
 from nvrstore.journal.model import Batch, Damage, DamageKind, VolumeHeader
 from nvrstore.limits import BATCH_BYTES_MAX, BLOCK_BYTES, IN_FLIGHT_MAX, KEEPER_PIECE_BYTES, KIB
 
@@ -231,7 +231,7 @@ class _Scan:
         need = head_length(data)
         if need is None:
             return None
-        if need > len(data):
+        if len(data) < need and at + len(data) < self.size:
             data += yield from self._fetch(at + len(data), need - len(data))
         try:
             batch = parse_batch(data, at, self.header, path=self.path)
@@ -291,13 +291,14 @@ class _Scan:
         return index
 
     def _index_was_there(self, end: int) -> Generator[Read, bytes | None, bool]:
-        """Whether the volume was closed, but its index is no longer what it must be: the file is exactly as long as a closed one."""
-        if self.damage or not end < self.size or any(not batch.head for batch in self.batches):
+        """Whether the volume was closed, but its index is no longer what it must be: one of its ends still is."""
+        if self.damage or end >= self.size or any(not batch.head for batch in self.batches):
             return False
-        if self.size != end + len(volume_index(self.header, self.batches)):
+        wanted = volume_index(self.header, self.batches)
+        if self.size != end + len(wanted):
             return False
-        data = yield from self._fetch(self.size - BLOCK_BYTES, BLOCK_BYTES)
-        if data.count(0) == len(data):
+        data = yield from self._fetch(end, len(wanted))
+        if data[:INDEX_HEAD_BYTES] != wanted[:INDEX_HEAD_BYTES] and data[-INDEX_TAIL_BYTES:] != wanted[-INDEX_TAIL_BYTES:]:
             return False
         self.torn = False
         self.damage.append(Damage(DamageKind.INDEX, end, self.size - end))

@@ -1,0 +1,453 @@
+"""The scan: what of a volume is there, what is torn, what is damaged."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.volumes import GATE, Volume, drive, fragment, header, scan, small_volume
+
+from nvrstore.journal.header import pack_header
+from nvrstore.journal.index import volume_index
+from nvrstore.journal.model import DamageKind
+from nvrstore.journal.scan import SEARCH_BYTES, Read, ScanResult, scan_volume
+from nvrstore.limits import BLOCK_BYTES
+from nvrstore.media.boxes import HEADER
+from nvrstore.model import Record, RecordKind
+
+
+def kinds(found: ScanResult) -> list[DamageKind]:
+    return [damage.kind for damage in found.damage]
+
+
+def assert_whole(found: ScanResult, volume: Volume, *, closed: bool) -> None:
+    assert found.batches == tuple(volume.batches)
+    assert (found.closed, found.torn, found.damage, found.unreadable, found.problem) == (closed, False, (), (), "")
+
+
+# --- what is as it should be -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("batches", [0, 1, 2, 7])
+def test_an_open_volume_is_read_from_header_to_header(batches: int, deep: bool) -> None:
+    """Nothing is torn, nothing damaged, and the end is where the next batch would go."""
+    volume = small_volume(batches)
+    found = scan(volume.data, deep=deep)
+    assert_whole(found, volume, closed=False)
+    assert found.valid_length == found.whole_length == len(volume.data) == volume.builder.offset
+    assert found.last_committed == batches - 2 if batches else -1
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_closed_volume_is_read_from_its_index(deep: bool) -> None:
+    """The same batches, records included."""
+    volume = small_volume(5, closed=True)
+    found = scan(volume.data, deep=deep)
+    assert_whole(found, volume, closed=True)
+    assert found.valid_length == found.size == len(volume.data)
+    assert found.last_committed == 4
+
+
+def test_a_closed_volume_costs_its_header_and_its_tail() -> None:
+    """Opening an archive of thousands of volumes must not read them."""
+    volume = Volume.begin()
+    for n in range(10):
+        volume.add([fragment(GATE, at_s=60 + n, index=5 * n, sizes=50_000)])
+    volume.close()
+    total = 0
+
+    def counted() -> ScanResult:
+        nonlocal total
+        steps = scan_volume(len(volume.data))
+        wish: Read | None = next(steps)
+        try:
+            while wish is not None:
+                total += wish.length
+                wish = steps.send(bytes(volume.data[wish.offset : wish.offset + wish.length]))
+        except StopIteration as done:
+            result: ScanResult = done.value
+            return result
+        raise AssertionError
+
+    assert counted().closed
+    assert total < len(volume.data) / 20
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_reads_past_the_page_cache_where_asked(fresh: bool) -> None:
+    """After a failed sync the cache shows bytes that the disk does not have."""
+    assert next(scan_volume(8192, fresh=fresh)).fresh is fresh
+
+
+@pytest.mark.parametrize("zeroes", [1, 512, 4096, 4096 * 300])
+def test_a_preallocated_tail_is_no_damage(zeroes: int) -> None:
+    """Volumes are preallocated: zeroes behind the last batch are what an open one looks like."""
+    volume = small_volume(3)
+    found = scan(volume.data + bytes(zeroes))
+    assert_whole(found, volume, closed=False)
+    assert found.valid_length == len(volume.data) < found.size
+
+
+def test_a_closed_volume_that_was_not_truncated_yet_is_closed() -> None:
+    """The index was written, then the machine died: its tail of zeroes can be cut."""
+    volume = small_volume(3, closed=True)
+    found = scan(volume.data + bytes(1 << 20))
+    assert_whole(found, volume, closed=True)
+    assert found.valid_length == len(volume.data) < found.size
+
+
+def test_a_batch_of_many_fragments_and_records_is_read_whole() -> None:
+    """A header larger than one read, records larger than one read."""
+    volume = Volume.begin()
+    for n in range(2):
+        many = [fragment(GATE, at_s=60 + n, index=1000 * n + i, samples=1, sizes=1) for i in range(1000)]
+        volume.add(many, [Record(RecordKind.MARK, f"{n}.{i}", {"data": "x" * 60_000}) for i in range(20)])
+    assert_whole(scan(volume.data), volume, closed=False)
+    volume.close()
+    assert_whole(scan(volume.data, deep=True), volume, closed=True)
+
+
+# --- torn tails ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tail", [0, 8192])
+def test_every_cut_is_torn_and_never_damage(tail: int) -> None:
+    """A power cut is told from bit rot: whatever the length that was written, cut there, nothing is accused."""
+    volume = small_volume(2)
+    last = volume.batches[-1]
+    for kept in range(last.offset, last.end):
+        data = volume.data[:kept] + bytes(tail)
+        if data[: last.end] == volume.data:
+            continue  # only zeroes of its padding were cut, and zeroes came behind them
+        found = scan(data)
+        assert found.damage == (), kept
+        assert found.valid_length == last.offset, kept
+        assert found.batches == tuple(volume.batches[:1]), kept
+        assert found.torn == any(volume.data[last.offset : kept]), kept
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_write_of_which_only_some_sectors_arrived_is_torn(seed: int) -> None:
+    """A batch write is not atomic, and sectors arrive in any order: what was never acknowledged is cut as a whole."""
+    chance = random.Random(seed)
+    volume = small_volume(2)
+    last = volume.add([fragment(GATE, at_s=70, index=10, sizes=9000)], last_committed=0)
+    data = bytearray(volume.data)
+    lost = [at for at in range(last.offset, last.end, 512) if chance.random() < 0.3] or [last.offset]
+    for at in lost:
+        data[at : at + 512] = bytes(512)
+    if data == volume.data:
+        return
+    found = scan(data)
+    assert found.damage == ()
+    assert found.torn
+    assert found.valid_length == last.offset
+    assert found.batches == tuple(volume.batches[:2])
+
+
+def test_what_another_file_left_behind_never_passes_for_footage() -> None:
+    """Some file systems hand out old blocks: batches of another volume at the very same place, and an old index, are foreign."""
+    mine = small_volume(2)
+    other = Volume.begin(header(volume_id="ee" * 16))
+    for n in range(4):
+        other.add([fragment(GATE, at_s=60 + n, index=5 * n)])
+    other.data += volume_index(other.builder.header, other.batches)
+    stale = mine.data + other.data[len(mine.data) :]
+    assert len(stale) > len(mine.data)
+    found = scan(stale, deep=True)
+    assert found.batches == tuple(mine.batches)
+    assert (found.valid_length, found.torn, found.closed, found.damage) == (len(mine.data), True, False, ())
+
+
+def test_a_half_written_index_is_torn() -> None:
+    """The machine died while it closed the volume: the index is cut, and can be written again."""
+    volume = small_volume(3)
+    end = len(volume.data)
+    index = volume.close()
+    for kept in range(1, len(index), 97):
+        found = scan(volume.data[: end + kept])
+        assert (found.valid_length, found.closed, found.damage) == (end, False, ())
+        assert found.torn == (kept >= 4)
+        assert found.batches == tuple(volume.batches)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_of_an_open_volume_is_noticed() -> None:
+    """Wherever it is: in the last batch, which nobody knows committed, it tears; everywhere else it is damage, never a tail to cut."""
+    volume = small_volume(3)
+    last = volume.batches[-1]
+    for position in range(0, len(volume.data), 3):
+        data = bytearray(volume.data)
+        data[position] ^= 1 << position % 8
+        found = scan(data, deep=True, header=volume.builder.header)
+        if position < last.offset:
+            assert found.damage, position
+            assert not found.torn, position
+            assert found.valid_length == len(data), position
+            assert any(d.offset <= position < d.offset + d.length for d in found.damage), position
+        else:
+            assert found.torn, position
+            assert found.valid_length == last.offset, position
+            assert found.damage == (), position
+
+
+def test_every_flipped_bit_of_a_closed_volume_is_noticed() -> None:
+    """A closed volume has no tail to cut: every change is damage, with its place."""
+    volume = small_volume(3, closed=True)
+    for position in range(0, len(volume.data), 3):
+        data = bytearray(volume.data)
+        data[position] ^= 1 << position % 8
+        found = scan(data, deep=True, header=volume.builder.header)
+        assert found.closed, position
+        assert not found.torn, position
+        assert any(d.offset <= position < d.offset + d.length for d in found.damage), position
+        assert [b.number for b in found.batches] == [0, 1, 2], position
+        assert found.whole_length <= position
+
+
+def test_headers_alone_are_trusted_up_to_the_last_committed_batch() -> None:
+    """Recovery reads a fraction of a volume; scrub, with `deep`, reads all of it."""
+    volume = small_volume(4)
+    data = bytearray(volume.data)
+    early, late = volume.batches[0], volume.batches[2]
+    data[early.offset + early.entries[0].offset + 100] ^= 1
+    assert scan(data).damage == ()
+    assert kinds(scan(data, deep=True)) == [DamageKind.FRAGMENT]
+    data[late.offset + late.entries[0].offset + 100] ^= 1  # batch 3 knows batch 2 committed
+    assert scan(data).damage == ()
+
+
+def test_the_payload_behind_the_last_committed_batch_is_always_checked() -> None:
+    """With a commit that lags, several batches are behind it: a bad one before a good one is damage, the last one is torn."""
+    volume = small_volume(4, lag=3)
+    assert [batch.last_committed for batch in volume.batches] == [-1, -1, -1, 0]
+    for number in range(4):
+        data = bytearray(volume.data)
+        batch = volume.batches[number]
+        data[batch.offset + batch.entries[1].offset + 100] ^= 1
+        found = scan(data)
+        if number == 0:
+            assert (found.damage, found.torn) == ((), False)
+        elif number == 3:
+            assert (found.damage, found.torn, found.valid_length) == ((), True, batch.offset)
+        else:
+            assert (kinds(found), found.torn, found.valid_length) == ([DamageKind.FRAGMENT], False, len(data))
+
+
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("gone", [(0, 1), (1, 2), (1, 3), (0, 3)])
+def test_batches_that_vanished_before_a_good_one_are_damage(gone: tuple[int, int], closed: bool) -> None:
+    """Zeroed, as a lost write leaves them: the good batch behind proves that they were durable once."""
+    volume = small_volume(4, closed=closed)
+    data = bytearray(volume.data)
+    start, end = volume.batches[gone[0]].offset, volume.batches[gone[1] - 1].end
+    data[start:end] = bytes(end - start)
+    found = scan(data, deep=True)
+    assert not found.torn
+    assert found.valid_length == len(data)
+    assert found.whole_length == start
+    if closed:
+        assert found.batches == tuple(volume.batches)
+    else:
+        assert [(d.kind, d.offset, d.length, d.batch) for d in found.damage] == [(DamageKind.BATCHES, start, end - start, gone[0])]
+        assert found.batches == tuple(volume.batches[: gone[0]] + volume.batches[gone[1] :])
+
+
+def test_an_index_that_was_not_truncated_yet_still_proves_the_batches_before_it() -> None:
+    """The last batch's header is damaged, and the file's last block is zero: it is damage, since the volume was closed behind it."""
+    volume = small_volume(3, closed=True)
+    last = volume.batches[-1]
+    data = volume.data + bytes(1 << 16)
+    data[last.offset + 50] ^= 1
+    found = scan(data)
+    assert found.closed
+    assert (kinds(found), found.torn, found.valid_length) == ([DamageKind.BATCH_HEADER], False, len(volume.data))
+
+
+def test_what_the_caller_knows_committed_is_never_a_tail_to_cut() -> None:
+    """A peer, or the catalog, has seen batch 2 committed: its loss here is damage."""
+    volume = small_volume(3)
+    last = volume.batches[-1]
+    torn = bytearray(volume.data)
+    torn[last.offset + last.entries[1].offset + 100] ^= 1
+    assert scan(torn).torn
+    found = scan(torn, committed=2)
+    assert (found.torn, found.valid_length, len(found.damage)) == (False, len(torn), 0)  # trusted; deep names it
+    assert kinds(scan(torn, committed=2, deep=True)) == [DamageKind.FRAGMENT]
+
+    for rest in (bytes(last.length), b"", b"x" * last.length):
+        found = scan(volume.data[: last.offset] + rest, committed=2, known_end=last.end)
+        assert [(d.kind, d.offset, d.length, d.batch) for d in found.damage] == [(DamageKind.BATCHES, last.offset, last.length, 2)]
+        assert not found.torn
+
+
+def test_a_volume_shorter_than_its_committed_batches_is_damaged() -> None:
+    """Truncated by accident in the middle of what was committed."""
+    volume = small_volume(3)
+    last = volume.batches[-1]
+    found = scan(volume.data[: last.offset + 2048], committed=2, deep=True)
+    assert DamageKind.PADDING in kinds(found) or DamageKind.FRAGMENT in kinds(found)
+    assert not found.torn
+    assert found.valid_length == last.end > found.size >= found.whole_length
+
+
+def test_the_search_ends_where_no_batch_can_be() -> None:
+    """Behind a bad batch only what the pipeline can have written is searched, unless a peer has more, or everything is wanted."""
+    volume = small_volume(1)
+    start = len(volume.data)
+    far = start + SEARCH_BYTES + BLOCK_BYTES
+    volume.builder.offset = far
+    volume.data += bytes(far - start)
+    volume.add([fragment(GATE, at_s=61, index=5)])
+    assert scan(volume.data).batches == tuple(volume.batches[:1])
+    assert scan(volume.data, known_end=len(volume.data)).batches == tuple(volume.batches)
+    found = scan(volume.data, deep=True)
+    assert found.batches == tuple(volume.batches)
+    assert [(d.kind, d.offset, d.length) for d in found.damage] == [(DamageKind.BATCHES, start, far - start)]
+
+
+def test_a_whole_header_that_its_successor_was_not_built_on_breaks_the_chain() -> None:
+    """Two batches of one number, each good by itself: the chain tells which one the volume goes on from."""
+    volume, other = small_volume(3), Volume.begin()
+    other.add([fragment(GATE, at_s=60, index=7)])
+    swapped = volume.batches[0]
+    assert other.batches[0].length == swapped.length
+    data = bytearray(volume.data)
+    data[swapped.offset : swapped.end] = other.data[swapped.offset :]
+    found = scan(data)
+    assert [(d.kind, d.batch) for d in found.damage] == [(DamageKind.CHAIN, 0)]
+
+
+def test_a_damaged_volume_header_is_read_with_a_peers() -> None:
+    """Nothing can be checked without the volume's id; any other copy has it."""
+    volume = small_volume(3)
+    data = bytearray(volume.data)
+    data[100] ^= 1
+    blind = scan(data)
+    assert blind.header is None
+    assert blind.batches == ()
+    assert blind.problem
+    found = scan(data, header=volume.builder.header)
+    assert found.batches == tuple(volume.batches)
+    assert [(d.kind, d.offset, d.length) for d in found.damage] == [(DamageKind.VOLUME_HEADER, 0, len(pack_header(volume.builder.header)))]
+    assert found.problem
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 4095, 8192])
+def test_what_is_no_volume_has_no_header(size: int) -> None:
+    """Empty files, zeroes: a sentence, no crash."""
+    found = scan(bytes(size))
+    assert found.header is None
+    assert found.problem
+    assert found.valid_length == 0
+
+
+def test_a_volume_of_another_header_is_not_the_peers() -> None:
+    """A copy with a good header of its own is read with it, whatever the caller thinks."""
+    volume = small_volume(2)
+    found = scan(volume.data, header=header(volume_id="01" * 16))
+    assert found.header is not None
+    assert found.header.volume_id == volume.builder.header.volume_id
+    assert found.batches == tuple(volume.batches)
+
+
+def test_an_erased_fragment_is_reported_as_erased_and_costs_nothing_else() -> None:
+    """Headers, chain and index stand; the rest of the batch is read."""
+    volume = small_volume(3, closed=True)
+    batch = volume.batches[1]
+    entry = batch.entries[1]
+    data = bytearray(volume.data)
+    at = batch.offset + entry.offset
+    data[at : at + entry.length] = HEADER.pack(entry.length, b"free") + bytes(entry.length - 8)
+    found = scan(data, deep=True)
+    assert [(d.kind, d.offset, d.length) for d in found.damage] == [(DamageKind.ERASED, at, entry.length)]
+    assert found.whole_length == len(data)
+
+
+# --- what the device does not give -----------------------------------------------------------------------------
+
+
+def test_a_place_that_cannot_be_read_is_named_and_the_rest_is_read() -> None:
+    """A latent sector error in committed footage: known as unreadable, everything else is there."""
+    volume = Volume.begin()
+    for n in range(4):
+        volume.add([fragment(GATE, at_s=60 + n, index=5 * n, sizes=100_000)])
+    bad = volume.batches[1].offset + 200_000
+    found = scan(volume.data, deep=True, unreadable=[range(bad, bad + 512)])
+    assert found.batches == tuple(volume.batches)
+    assert kinds(found) == [DamageKind.FRAGMENT]
+    ((at, length),) = found.unreadable
+    assert at <= bad < at + length <= at + 64 * 1024
+    assert not found.torn
+
+
+def test_an_unreadable_header_is_damage() -> None:
+    """The batch behind it proves that it was there."""
+    volume = small_volume(3)
+    batch = volume.batches[1]
+    far = Volume.begin()
+    for n in range(3):
+        far.add([fragment(GATE, at_s=60 + n, index=5 * n, sizes=50_000)])
+    batch = far.batches[1]
+    found = scan(far.data, unreadable=[range(batch.offset, batch.offset + 1)])
+    assert found.unreadable
+    assert not found.torn
+    assert found.valid_length == len(far.data)
+
+
+# --- anything at all -------------------------------------------------------------------------------------------
+
+
+@given(
+    closed=st.booleans(),
+    breaks=st.lists(st.tuples(st.floats(0, 1), st.integers(1, 9000), st.sampled_from(["zero", "flip", "stale"])), min_size=1, max_size=3),
+    cut=st.none() | st.floats(0, 1),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_happens_to_a_volume_no_false_batch_comes_out_of_it(
+    closed: bool, breaks: list[tuple[float, int, str]], cut: float | None
+) -> None:
+    """Zeroed, flipped, overwritten, truncated: only what was written is reported, and a change is never passed over in silence."""
+    volume = small_volume(4, closed=closed)
+    data = bytearray(volume.data)
+    for place, length, how in breaks:
+        at = int(place * (len(data) - 1))
+        end = min(at + length, len(data))
+        match how:
+            case "zero":
+                data[at:end] = bytes(end - at)
+            case "flip":
+                data[at] ^= 1 << length % 8
+            case _:
+                data[at:end] = volume.data[: end - at]
+    if cut is not None:
+        del data[int(cut * len(data)) :]
+    found = scan(data, deep=True, header=volume.builder.header)
+    wanted = {batch.number: batch for batch in volume.batches}
+    for batch in found.batches:
+        assert batch.header_crc == wanted[batch.number].header_crc
+        assert batch.entries == wanted[batch.number].entries
+        assert batch.records in ((), wanted[batch.number].records)
+    assert [b.number for b in found.batches] == sorted({b.number for b in found.batches})
+    if data[: len(volume.data)] != volume.data[: len(data)] and not found.torn:
+        lost = volume.data[found.valid_length : len(data)] if found.valid_length < len(data) else b""
+        assert found.damage or any(lost)
+    for batch in volume.batches:  # what is whole, and lies in front of something good, is found
+        if data[batch.offset : batch.end] == volume.data[batch.offset : batch.end] and batch.end <= found.whole_length:
+            assert batch in found.batches
+
+
+@given(st.binary(max_size=20_000))
+@settings(deadline=None, max_examples=50)
+def test_garbage_behind_a_header_is_torn(data: bytes) -> None:
+    """Any bytes at all: an answer, and no batch."""
+    head = pack_header(header())
+    found = drive(scan_volume(len(head) + len(data), deep=True), head + data)
+    assert found.batches == ()
+    assert found.torn == any(data)
+    assert found.valid_length == len(head)
