@@ -1,0 +1,98 @@
+"""What every engine is, what it tells, and where ingest hands over.
+
+    camera ──▶ Source ──on_track / on_sample / on_reference / on_ended──▶ Receiver ──▶ Fragmenter ──▶ Intake
+               (engine: own threads)                                      (supervisor.py)             (replication)
+
+A source is one session with one camera: it connects once, delivers until the end, and says once why it ended. Who
+reconnects, when, and what is written to the ledger is the supervisor's business.
+
+Invariants: no callback comes before `start`, none after `on_ended`; `on_ended` comes exactly once, also after `stop`,
+unless the source is stuck in the kernel. A track's `on_track` comes before its first sample. All callbacks of a
+source come from one thread at a time. Credentials live in `Endpoint` alone, which is made at every connect and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from nvrstore.clock import Clock
+from nvrstore.errors import SourceError
+from nvrstore.limits import SILENCE_S
+from nvrstore.model import Fragment, Media, Record, Sample, TrackConfig, TrackKey
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a camera is, and how to log in. `url` holds no credentials; the login is shown by nothing."""
+
+    url: str
+    login: tuple[str, str] | None = field(default=None, repr=False)
+
+
+#: Asked at every connect, in a thread of ingest: may block (a vault, ONVIF, a token URL), may raise `SourceError`.
+Resolve = Callable[[], Endpoint]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """One session that is wanted."""
+
+    stream: str
+    resolve: Resolve = field(repr=False)
+    transport: Literal["tcp", "udp"] = "tcp"
+    audio: Literal["aac", "pcm", "copy", "off"] = "aac"
+    timeout_s: float = SILENCE_S  # bound of every single wait for the network
+    options: Mapping[str, str] = field(default_factory=dict)  # libav's, by its names; engines take those that they know
+
+
+class Receiver(Protocol):
+    """Whoever wants a source's samples. Called in the source's thread; must not block."""
+
+    def on_track(self, config: TrackConfig) -> None:
+        """A track begins, or goes on as something else (another resolution, another codec)."""
+
+    def on_sample(self, sample: Sample) -> None: ...
+
+    def on_reference(self, media: Media, pts: int, utc_ns: int) -> None:
+        """The camera's own clock said `utc_ns` at `pts` (an RTCP sender report, RFC 3550 6.4.1)."""
+
+    def on_ended(self, error: SourceError) -> None:
+        """The session is over, and why. Nothing comes after it."""
+
+
+class Source(Protocol):
+    """One session with one camera."""
+
+    @property
+    def engine(self) -> str:
+        """Its name: "pyav", "lean"."""
+
+    def start(self) -> None:
+        """Connect and deliver, in threads of its own. Called once."""
+
+    def stop(self) -> None:
+        """Ask for the end at once: thread-safe, never blocks, may be called again when it had no effect yet."""
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end. False: it is stuck; its callbacks must be ignored from now on, its memory is lost."""
+
+
+class SourceFactory(Protocol):
+    """Makes a source of one engine."""
+
+    def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> Source: ...
+
+
+class Intake(Protocol):
+    """Where fragments and records go. Thread-safe, never blocks."""
+
+    def declare(self, track: TrackKey, name: str, config: TrackConfig) -> None:
+        """Announce a track, or its new configuration. Its fragments may follow at once."""
+
+    def put(self, fragment: Fragment) -> None:
+        """Hand a fragment over. Its track was declared."""
+
+    def record(self, record: Record) -> None:
+        """Hand a ledger record over."""
