@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
+
+from nvrstore.errors import redact
 
 if TYPE_CHECKING:
     from nvrstore.config.models import JournalConfig, StreamConfig, TargetConfig
@@ -25,7 +27,7 @@ Problem = tuple[str, str]
 class Entry(NamedTuple, Generic[T]):
     """A table as far as it could be read."""
 
-    place: str
+    at: Callable[..., str]  # the place of the table, or of a key in it: at("targets", 1)
     name: str | None  # None where it is missing
     value: T | None  # None where it has a mistake of its own
     refers_to: Sequence[str] = ()  # names of targets (of a journal), of the journal (of a stream)
@@ -99,6 +101,16 @@ def no_duplicates(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def shown(path: Iterable[str | int]) -> str:
+    """`stream[3].url`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def hidden(options: Mapping[str, str]) -> dict[str, str]:
+    """libav options as they may be shown."""
+    return {key: "***" if key in SECRET_OPTIONS else redact(value) for key, value in options.items()}
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'url'?`, or what there is where nothing is near."""
     known = list(known)
@@ -124,21 +136,21 @@ def across(
 
 def _twice(entries: Sequence[Entry[T]], key: str) -> Iterator[Problem]:
     first: dict[str, str] = {}
-    for place, name, *_ in entries:
+    for at, name, *_ in entries:
         if name is not None and name in first:
-            yield f"{place}.{key}", f"{name!r} is already taken by {first[name]}"
+            yield at(key), f"{name!r} is already taken by {first[name]}"
         elif name is not None:
-            first[name] = place
+            first[name] = at()
 
 
 def _same_place(targets: Sequence[Entry[TargetConfig]]) -> Iterator[Problem]:
     first: dict[PurePath | str, str] = {}
-    for place, _, target, _ in targets:
+    for at, _, target, _ in targets:
         where = None if target is None else target.path or target.url
         if where is not None and where in first:
-            yield f"{place}.{'path' if isinstance(where, PurePath) else 'url'}", f"is the same place as {first[where]}"
+            yield at("path" if isinstance(where, PurePath) else "url"), f"is the same place as {first[where]}"
         elif where is not None:
-            first[where] = place
+            first[where] = at()
 
 
 def _unknown_names(
@@ -149,25 +161,25 @@ def _unknown_names(
     for journal in journals:
         for i, name in enumerate(journal.refers_to):
             if name not in target_names:
-                yield f"{journal.place}.targets[{i}]", f"there is no target {name!r}{suggestion(name, target_names)}"
+                yield journal.at("targets", i), f"there is no target {name!r}{suggestion(name, target_names)}"
     for stream in streams:
         for name in stream.refers_to:
             if name not in journal_names:
-                yield f"{stream.place}.journal", f"there is no journal {name!r}{suggestion(name, journal_names)}"
+                yield stream.at("journal"), f"there is no journal {name!r}{suggestion(name, journal_names)}"
         if not stream.refers_to and len(journals) > 1:
-            yield f"{stream.place}.journal", f"is missing: there are several journals{suggestion('', journal_names)}"
+            yield stream.at("journal"), f"is missing: there are several journals{suggestion('', journal_names)}"
 
 
 def _sources(targets: Sequence[Entry[TargetConfig]], streams: Sequence[Entry[StreamConfig]]) -> Iterator[Problem]:
     directories = [target.value.path for target in targets if target.value is not None and target.value.path is not None]
-    for place, _, stream, _ in streams:
+    for at, _, stream, _ in streams:
         if stream is None:
             continue
         if stream.engine == "lean" and stream.transport == "udp":
-            yield f"{place}.engine", "'lean' speaks tcp only; use engine = \"pyav\" for udp"
+            yield at("engine"), "'lean' speaks tcp only; use engine = \"pyav\" for udp"
         source = PurePath(stream.url.removeprefix("file://"))
         if any(source.is_relative_to(directory) for directory in directories):
-            yield f"{place}.url", "is a file on a target: a target that hangs would hang the source"
+            yield at("url"), "is a file on a target: a target that hangs would hang the source"
 
 
 def unwise(targets: Iterable[TargetConfig], journals: Iterable[JournalConfig], streams: Iterable[StreamConfig]) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, TypeVar, get_args, get_origin
@@ -67,6 +68,7 @@ class _Reading:
     """What was found so far, over all files."""
 
     problems: list[checks.Problem] = field(default_factory=list)
+    unread: bool = False  # a file could not be read: what would be in it is not missing
     files: list[Path] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
     targets: list[checks.Entry[TargetConfig]] = field(default_factory=list)
@@ -83,10 +85,10 @@ class _File:
     lines: Mapping[places.Path, int]
     stack: tuple[Path, ...]
 
-    def place(self, path: Sequence[str | int]) -> str:
-        line = places.line_of(self.lines, tuple(path))
-        shown = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-        return f"{self.name}:{line} {shown}".rstrip() if line else f"{self.name} {shown}".strip()
+    def at(self, *path: str | int) -> str:
+        """`nvr.toml:14 stream[3].url`."""
+        line = places.line_of(self.lines, path)
+        return f"{self.name}:{line} {checks.shown(path)}" if line else f"{self.name} {checks.shown(path)}".strip()
 
 
 def load(path: str | os.PathLike[str]) -> Config:
@@ -110,13 +112,13 @@ def parse(source: str | Mapping[str, Any], *, base: str | os.PathLike[str] = "",
 
 def _finish(reading: _Reading, source: str) -> Config:
     problems = reading.problems
-    for key in ("recorder",):
-        if key not in reading.tables:
-            problems.append((key, "is missing"))
-    for key, found in (("target", reading.targets), ("journal", reading.journals)):
-        if not found and not any(place.endswith(key) for place, _ in problems):
-            problems.append((key, f"is missing: there must be at least one [[{key}]]"))
-    problems += checks.across(reading.targets, reading.journals, reading.streams)
+    if not reading.unread:
+        if "recorder" not in reading.tables:
+            problems.append(("recorder", "is missing"))
+        for key, found in (("target", reading.targets), ("journal", reading.journals)):
+            if not found and not any(place.endswith(key) for place, _ in problems):
+                problems.append((key, f"is missing: there must be at least one [[{key}]]"))
+        problems += checks.across(reading.targets, reading.journals, reading.streams)
     if problems:
         raise ConfigError(sorted(problems, key=_order(problems)), source=source)
     return Config(
@@ -161,12 +163,12 @@ def _read_file(
     reading.files.append(real)
     try:
         text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        reading.problems.append((where, f"{shown} cannot be read: {error.strerror}"))
-    except UnicodeDecodeError as error:
-        reading.problems.append((where, f"{shown} is not UTF-8 text (byte {error.start})"))
-    else:
-        _read_text(text, shown, str(path.parent), reading, (*stack, real), defaults)
+    except (OSError, UnicodeDecodeError) as error:
+        why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is not UTF-8 text (byte {error.start})"
+        reading.problems.append((where, f"{shown} {why}"))
+        reading.unread = True
+        return
+    _read_text(text, shown, str(path.parent), reading, (*stack, real), defaults)
 
 
 def _read_text(text: str, name: str, base: str, reading: _Reading, stack: tuple[Path, ...], defaults: StreamDefaults) -> None:
@@ -177,21 +179,23 @@ def _read_text(text: str, name: str, base: str, reading: _Reading, stack: tuple[
         what, line = (match[1], match[2]) if match else (str(error), None)
         # tomllib repeats single characters and keys, never values
         reading.problems.append((f"{name}:{line}" if line else f"{name}, at its end", f"is not TOML: {what}"))
+        reading.unread = True
         return
     _read_tables(tables, _File(name, base, places.places(text), stack), reading, defaults)
 
 
 def _include(patterns: Any, file: _File, reading: _Reading, defaults: StreamDefaults) -> None:
     if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
-        reading.problems.append((file.place(["include"]), 'must be a list of file names such as ["cameras.d/*.toml"]'))
+        reading.problems.append((file.at("include"), 'must be a list of file names such as ["cameras.d/*.toml"]'))
         return
     for i, pattern in enumerate(patterns):
         found = sorted(glob.glob(os.path.join(file.base, pattern)))
         if not found and not glob.has_magic(pattern):
-            reading.problems.append((file.place(["include", i]), f"there is no file {pattern!r}"))
+            reading.problems.append((file.at("include", i), f"there is no file {pattern!r}"))
+            reading.unread = True
         for path in found:
             shown = os.path.relpath(path, file.base) if os.path.isabs(pattern) is False else path
-            _read_file(Path(path), shown, reading, file.stack, defaults, asked_at=file.place(["include", i]))
+            _read_file(Path(path), shown, reading, file.stack, defaults, asked_at=file.at("include", i))
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -201,15 +205,15 @@ def _read_tables(raw: Mapping[str, Any], file: _File, reading: _Reading, inherit
     """One file's tables, one by one: a mistake in one hides none in another."""
     for key in raw:
         if key not in _KNOWN:
-            reading.problems.append((file.place([key]), f"is an unknown key{checks.suggestion(key, _KNOWN)}"))
+            reading.problems.append((file.at(key), f"is an unknown key{checks.suggestion(key, _KNOWN)}"))
     if (number := raw.get("format", FORMAT)) != FORMAT or isinstance(number, bool):
-        reading.problems.append((file.place(["format"]), f"must be {FORMAT}: this version of nvrstore reads format {FORMAT}"))
+        reading.problems.append((file.at("format"), f"must be {FORMAT}: this version of nvrstore reads format {FORMAT}"))
     included = len(file.stack) > 1
     for key, model in _TABLES.items():
         if key not in raw:
             continue
         if key in _MAIN_ONLY and (included or key in reading.tables):
-            reading.problems.append((file.place([key]), "belongs into the main file only"))
+            reading.problems.append((file.at(key), "belongs into the main file only"))
             continue
         value = _validate(model, raw[key], [key], file, reading)
         if key != "stream_defaults":
@@ -236,7 +240,7 @@ def _over(own: StreamDefaults, inherited: StreamDefaults) -> StreamDefaults:
 def _read_list(key: str, raw: Any, file: _File, reading: _Reading, defaults: StreamDefaults) -> None:
     model, name_key, refers_key = _LISTS[key]
     if not isinstance(raw, list | tuple):
-        reading.problems.append((file.place([key]), f"must be a list of tables: write [[{key}]]"))
+        reading.problems.append((file.at(key), f"must be a list of tables: write [[{key}]]"))
         return
     for i, element in enumerate(raw):
         value = _validate(model, element, [key, i], file, reading)
@@ -245,7 +249,7 @@ def _read_list(key: str, raw: Any, file: _File, reading: _Reading, defaults: Str
         name = _written(value, element, name_key)
         refers_to = _written(value, element, refers_key) or (defaults.journal if key == "stream" else None) or ()
         refers_to = [refers_to] if isinstance(refers_to, str) else [one for one in refers_to if isinstance(one, str)]
-        entry = checks.Entry(file.place([key, i]), name if isinstance(name, str) else None, value, refers_to)
+        entry = checks.Entry(partial(file.at, key, i), name if isinstance(name, str) else None, value, refers_to)
         into: Any = {"target": reading.targets, "journal": reading.journals, "stream": reading.streams}[key]
         into.append(entry)
 
@@ -264,7 +268,7 @@ def _validate(model: type[M], raw: Any, path: list[str | int], file: _File, read
     except ValidationError as error:
         for one in error.errors(include_url=False):
             where = [part for part in one["loc"] if not str(part).startswith("<")]
-            reading.problems.append((file.place([*path, *where]), _sentence(one, model, where)))
+            reading.problems.append((file.at(*path, *where), _sentence(one, model, where)))
         return None
 
 

@@ -14,7 +14,7 @@ tables is in checks.py. Building a model in Python raises pydantic's ValidationE
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -220,7 +220,11 @@ class StreamDefaults(Table):
 
     @field_serializer("options")
     def _hide_secret_options(self, options: Mapping[str, str]) -> dict[str, str]:
-        return {key: "***" if key in checks.SECRET_OPTIONS else redact(value) for key, value in options.items()}
+        return checks.hidden(options)
+
+    def __repr_args__(self) -> Any:
+        for name, value in super().__repr_args__():
+            yield name, checks.hidden(value) if name == "options" else value
 
 
 class StreamConfig(StreamDefaults):
@@ -289,6 +293,10 @@ class Objectives(Table):
     rpo_s: SecondsOrZero | None = None
 
 
+def _at(*start: str | int) -> Callable[..., str]:
+    return lambda *path: checks.shown((*start, *path))
+
+
 class Config(Table):
     """A whole configuration, checked. Read one with `load` or `parse`; build one from its tables in Python."""
 
@@ -304,9 +312,9 @@ class Config(Table):
     def _complete_and_check(self) -> Self:
         object.__setattr__(self, "streams", tuple(self.complete(stream) for stream in self.streams))
         problems = checks.across(
-            [checks.Entry(f"target[{i}]", t.name, t) for i, t in enumerate(self.targets)],
-            [checks.Entry(f"journal[{i}]", j.name, j, j.targets) for i, j in enumerate(self.journals)],
-            [checks.Entry(f"stream[{i}]", s.id, s, (s.journal,) if s.journal else ()) for i, s in enumerate(self.streams)],
+            [checks.Entry(_at("target", i), t.name, t) for i, t in enumerate(self.targets)],
+            [checks.Entry(_at("journal", i), j.name, j, j.targets) for i, j in enumerate(self.journals)],
+            [checks.Entry(_at("stream", i), s.id, s, (s.journal,) if s.journal else ()) for i, s in enumerate(self.streams)],
         )
         if problems:
             raise ValueError("; ".join(f"{place}: {sentence}" for place, sentence in problems))
