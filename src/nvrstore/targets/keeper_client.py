@@ -194,6 +194,7 @@ class KeeperClient:
             self._lost |= self._unsynced
             self._unsynced.clear()
             life.worker.kill()
+            life.memory.close()
             try:
                 life.worker.channel.shutdown(socket.SHUT_RDWR)  # wakes the reader, which closes it
             except OSError:

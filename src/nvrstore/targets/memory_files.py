@@ -36,6 +36,8 @@ class MemoryFile:
     @property
     def seen_size(self) -> int:
         """The size that `stat` tells: with what only the page cache has."""
+        if not self.dirty and not self.phantom:
+            return self.size
         return max([self.size, *(at + len(piece) for at, piece in self.dirty), *(at + len(piece) for at, piece in self.phantom)])
 
     def write_through(self, at: int, piece: bytes | memoryview) -> None:

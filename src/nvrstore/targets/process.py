@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Protocol
@@ -96,45 +97,61 @@ class ProcessWorker:
         self.started_s = SYSTEM_CLOCK.monotonic_s()
         self._owner = os.getpid()
         self._gone = False
+        self._lock = threading.Lock()  # the reader of a keeper's answers and its owner may both find it dead
         # A pidfd names this very process for ever; a bare pid may be somebody else's once it was reaped.
         self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
 
     def kill(self) -> None:
         self._check_owner()
         self.stamps[wire.ABANDONED] = 1
-        if self.gone():
-            return
-        try:
-            if self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
-                os.kill(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it went in this moment
+        with self._lock:
+            if self._reaped():
+                return
+            try:
+                if self._pidfd >= 0:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                else:
+                    os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it went in this moment
 
     def gone(self) -> bool:
         self._check_owner()
+        with self._lock:
+            return self._reaped()
+
+    def _reaped(self) -> bool:
         if not self._gone:
             try:
                 self._gone = os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
             except ChildProcessError:
                 self._gone = True  # the host reaps all children itself: it can only have done so because it ended
-            if self._gone and self._pidfd >= 0:
-                os.close(self._pidfd)
-                self._pidfd = -1
+            if self._gone:
+                self.stamps = memoryview(bytearray(self.stamps.tobytes())).cast("Q")  # its last words; the shared memory goes
+                if self._pidfd >= 0:
+                    os.close(self._pidfd)
+                    self._pidfd = -1
         return self._gone
 
     def wait(self, timeout_s: float) -> bool:
         deadline_s = SYSTEM_CLOCK.monotonic_s() + timeout_s
+        with self._lock:
+            if self._reaped():
+                return True
+            ended = os.dup(self._pidfd) if self._pidfd >= 0 else -1  # ours alone: nobody closes it while we wait
         poll = select.poll()
-        if self._pidfd >= 0:
-            poll.register(self._pidfd, select.POLLIN)
-        while not self.gone():
-            left_s = deadline_s - SYSTEM_CLOCK.monotonic_s()
-            if left_s <= 0:
-                return False
-            poll.poll(1000 * (left_s if self._pidfd >= 0 else min(left_s, 0.005)))
-        return True
+        if ended >= 0:
+            poll.register(ended, select.POLLIN)
+        try:
+            while not self.gone():
+                left_s = deadline_s - SYSTEM_CLOCK.monotonic_s()
+                if left_s <= 0:
+                    return False
+                poll.poll(1000 * (left_s if ended >= 0 else min(left_s, 0.005)))
+            return True
+        finally:
+            if ended >= 0:
+                os.close(ended)
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
