@@ -1,0 +1,466 @@
+"""Media time to UTC: what cameras' clocks do, and what becomes of it. A day passes in a second; nothing waits."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support.media import UTC_NS, sample
+
+from nvrstore.limits import SLEW_PPM_MAX
+from nvrstore.model import Media, RecordKind, Sample
+from nvrstore.timeline import ClockStep, ClockWatch, Placement, RunReason, RunRecord, Timeline, Unwrapper
+
+MS = 1_000_000
+S = 1_000_000_000
+
+
+def timeline(*, trust_camera_clock: bool = False) -> Timeline:
+    made = Timeline("gate", 7, trust_camera_clock=trust_camera_clock)
+    assert made.declare(Media.VIDEO, 90_000) == []
+    assert made.declare(Media.AUDIO, 8_000) == []
+    return made
+
+
+def place(made: Timeline, samples: Iterable[Sample]) -> list[Placement]:
+    return [placement for one in samples for placement in made.place(one)]
+
+
+def camera(
+    seconds: float,
+    *,
+    fps: float = 25,
+    start_dts: int = 0,
+    start_s: float = 0.0,
+    rate: float = 1.0,
+    delay_s: float = 0.0,
+    jitter_s: float = 0.0,
+    seed: int = 1,
+) -> Iterator[Sample]:
+    """Frames at `fps` by our clock, whose media time runs at `rate`; each arrives `delay_s` and up to `jitter_s` late."""
+    rng = random.Random(seed)
+    latest = 0.0
+    for i in range(round(seconds * fps)):
+        sent_s = start_s + i / fps
+        latest = max(latest, sent_s + delay_s + rng.random() * jitter_s)
+        yield sample(start_dts + round(i / fps * rate * 90_000), at_s=latest, keyframe=i % 50 == 0)
+
+
+def errors_ms(placements: list[Placement], *, start_dts: int = 0, rate: float = 1.0, fps: float = 25) -> list[float]:
+    """How far each frame was placed from when it was sent, in ms."""
+    return [(p.utc_ns - UTC_NS - (p.sample.dts - start_dts) / 90_000 / rate * S) / MS for p in placements]
+
+
+def offsets_us(placements: list[Placement]) -> list[int]:
+    """How far each frame lies from a steady 25 fps since UTC_NS, in whole microseconds."""
+    return [round((p.utc_ns - UTC_NS - i * 40 * MS) / 1000) for i, p in enumerate(placements)]
+
+
+def runs(placements: list[Placement]) -> list[tuple[int, RunReason]]:
+    """(position, reason) of every sample that begins a run."""
+    return [(i, p.began.reason) for i, p in enumerate(placements) if p.began is not None]
+
+
+def test_a_steady_camera_is_one_run_and_every_frame_is_where_it_was_sent() -> None:
+    """Half a second is held at first; then each sample comes out as it goes in."""
+    made = timeline()
+    frames = list(camera(10))
+    assert place(made, frames[:12]) == []
+    out = place(made, frames[12:])
+    rest, ended = made.disconnect()
+    assert rest == []
+    assert [p.sample for p in out] == frames
+    assert offsets_us(out) == [0] * 250
+    assert runs(out) == [(0, RunReason.START)]
+    (run,) = ended
+    assert (run.start_ns, run.end_ns, run.media_ticks, run.samples) == (UTC_NS, UTC_NS + 10 * S, 900_000, 250)
+
+
+def test_what_is_held_comes_out_by_timer_and_at_the_end() -> None:
+    """A camera that sends a few frames and falls silent loses none."""
+    made = timeline()
+    frames = list(camera(0.2))
+    assert place(made, frames) == []
+    assert made.due(1000.4) == []
+    assert [p.sample for p in made.due(1000.6)] == frames
+    other = timeline()
+    assert place(other, frames) == []
+    out, ended = other.disconnect()
+    assert [p.sample for p in out] == frames
+    assert len(ended) == 1
+
+
+def test_the_least_delayed_sample_wins() -> None:
+    """Jitter of 300 ms at the start and for an hour: the error is that of the luckiest packet of half a second, then less."""
+    out = place(timeline(), camera(3600, fps=5, jitter_s=0.3))
+    found = errors_ms(out)
+    assert runs(out) == [(0, RunReason.START)]
+    assert 0 <= max(found) <= 300
+    assert abs(found[-1]) < 60
+
+
+def test_utc_never_slews_faster_than_the_limit() -> None:
+    """However arrivals jitter: from frame to frame UTC and media time differ by 500 ppm at most."""
+    out = place(timeline(), camera(600, jitter_s=0.4, seed=3))
+    for before, after in itertools.pairwise(out):
+        media_ns = (after.sample.dts - before.sample.dts) * S // 90_000
+        assert abs(after.utc_ns - before.utc_ns - media_ns) <= media_ns * SLEW_PPM_MAX // 1_000_000 + 1
+
+
+@pytest.mark.parametrize("ppm", [-100, 30, 300])
+def test_a_day_of_a_clock_that_is_a_little_off_is_one_run(ppm: int) -> None:
+    """24 h in fast forward: a quartz is followed by slewing, to within the jitter."""
+    rate = 1 + ppm / 1e6
+    out = place(timeline(), camera(86_400, fps=1, rate=rate, jitter_s=0.05))
+    assert runs(out) == [(0, RunReason.START)]
+    assert max(abs(error) for error in errors_ms(out, rate=rate)) < 150
+
+
+def test_camera_1_a_wild_first_dts_stays_with_its_gop() -> None:
+    """The first keyframe is put just before the frame that follows it: one run, nothing lost."""
+    for wild in (8_589_934_592, -5_000_000, 3_000_000):
+        frames = list(camera(4, start_dts=0))
+        frames[0] = sample(wild, at_s=0.0, keyframe=True)
+        out = place(timeline(), frames)
+        assert runs(out) == [(0, RunReason.START)]
+        assert [p.sample.dts for p in out] == [i * 3600 for i in range(100)]
+        assert out[0].sample.keyframe
+        assert max(abs(error) for error in errors_ms(out)) < 1
+
+
+def test_camera_3_equal_and_decreasing_dts_are_clamped() -> None:
+    """They stay in their run, in order, each later than the one before."""
+    times = [0, 3600, 3600, 2000, 7200, 10_800, *range(14_400, 300_000, 3600)]
+    out = place(timeline(), [sample(dts, at_s=i / 25) for i, dts in enumerate(times)])
+    assert runs(out) == [(0, RunReason.START)]
+    dts = [p.sample.dts for p in out]
+    assert dts[:6] == [0, 3600, 3601, 3602, 7200, 10_800]
+    assert all(a < b for a, b in itertools.pairwise(dts))
+    assert all(a.utc_ns < b.utc_ns for a, b in itertools.pairwise(out))
+
+
+def test_camera_3_a_dts_that_stands_still_is_replaced_by_arrival() -> None:
+    """One and the same DTS for ever: after a few samples our clock tells the time, and PTS move along."""
+    out = place(timeline(), [sample(0, at_s=i / 25) for i in range(250)])
+    assert runs(out) == [(0, RunReason.START)]
+    assert abs((out[-1].utc_ns - out[10].utc_ns) / S - 239 / 25) < 0.01
+    assert out[-1].sample.pts == out[-1].sample.dts
+
+
+@pytest.mark.parametrize("jump_s", [2.5, 10, 3600])
+def test_camera_4_a_forward_jump_ends_the_run_and_is_what_was_lost(jump_s: float) -> None:
+    """Both clocks went on: samples are missing. The run ends with its own pace, the anchor stays, the hole has both ends."""
+    before, behind = camera(10), camera(10, start_dts=round((10 + jump_s) * 90_000), start_s=10 + jump_s)
+    out = place(timeline(), [*before, *behind])
+    assert runs(out) == [(0, RunReason.START), (250, RunReason.JUMP)]
+    ended = out[250].ended
+    assert ended is not None
+    assert (ended.end_ns, ended.media_ticks, ended.samples) == (UTC_NS + 10 * S, 900_000, 250)
+    assert out[250].lost_ns == round(jump_s * S)
+    assert max(abs(error) for error in errors_ms(out)) < 1
+
+
+def test_camera_4_a_leap_of_the_camera_alone_loses_nothing() -> None:
+    """Its clock leaps by an hour between two frames: another run, no hole."""
+    out = place(timeline(), [*camera(10), *camera(10, start_dts=3610 * 90_000, start_s=10)])
+    assert runs(out) == [(0, RunReason.START), (250, RunReason.LEAP)]
+    assert out[250].lost_ns == 0
+    assert out[250].utc_ns == UTC_NS + 10 * S
+
+
+@pytest.mark.parametrize("back_s", [0.6, 5, 3600 * 12])
+def test_camera_5_a_reset_begins_a_run_and_time_goes_on(back_s: float) -> None:
+    """Timestamps begin again at 0, or rewind by seconds, in the middle of a session."""
+    start = round(back_s * 90_000)
+    out = place(timeline(), [*camera(20, start_dts=start), *camera(20, start_dts=0, start_s=20)])
+    assert runs(out) == [(0, RunReason.START), (500, RunReason.RESET)]
+    assert out[500].lost_ns == 0
+    assert offsets_us(out) == [0] * 1000
+
+
+def test_camera_6_a_day_and_a_half_of_rtp_timestamps_wraps_unnoticed() -> None:
+    """32 bits at 90 kHz wrap every 13.25 h: unwrapped, 36 h are one run."""
+    unwrapper = Unwrapper()
+    wrapped = list(camera(36 * 3600, fps=0.5, start_dts=2**32 - 1000))
+    frames = [sample(unwrapper.unwrap(one.dts % 2**32), at_s=one.arrival_s - 1000) for one in wrapped]
+    out = place(timeline(), frames)
+    assert runs(out) == [(0, RunReason.START)]
+    assert out[-1].sample.dts == wrapped[-1].dts
+    assert max(abs(error) for error in errors_ms(out, start_dts=2**32 - 1000)) < 1
+
+
+def test_camera_6_a_wrap_that_nobody_unwrapped_costs_a_run_and_no_frame() -> None:
+    """The last line of defence."""
+    out = place(timeline(), [*camera(10, start_dts=2**32 - 900_000), *camera(10, start_dts=0, start_s=10)])
+    assert runs(out) == [(0, RunReason.START), (250, RunReason.RESET)]
+    assert offsets_us(out) == [0] * 500
+
+
+@given(st.integers(1, 2**32 - 1), st.lists(st.integers(-(2**30), 2**30), max_size=50))
+def test_unwrapping_is_exact_for_any_steps(start: int, steps: list[int]) -> None:
+    """Forward over many wraps, and back."""
+    unwrapper = Unwrapper()
+    value = start
+    assert unwrapper.unwrap(value) == value
+    for step in steps:
+        value += step
+        assert unwrapper.unwrap(value % 2**32) == value
+
+
+@pytest.mark.parametrize("sent", [21, 29])
+def test_camera_7_a_false_frame_rate_makes_no_gaps(sent: int) -> None:
+    """Declared 25, sent 21 (or 29): one run; media time is kept, UTC follows the wall clock, both durations are stored."""
+    rate = sent / 25
+    made = timeline()
+    out = place(made, camera(3600, fps=sent, rate=rate, jitter_s=0.02))
+    assert runs(out) == [(0, RunReason.START)]
+    assert sum(p.lost_ns for p in out) == 0
+    assert {after.sample.dts - before.sample.dts for before, after in itertools.pairwise(out)} == {3600}
+    found = errors_ms(out, rate=rate)
+    assert max(map(abs, found)) < 6000
+    assert max(map(abs, found[sent * 120 :])) < 400
+    _, (run,) = made.disconnect()
+    assert run.media_ticks == 3600 * sent * 3600
+    assert run.end_ns is not None
+    assert abs((run.end_ns - run.start_ns) / S - 3600) < 0.5
+
+
+def test_camera_8_a_burst_of_old_frames_is_placed_in_the_past() -> None:
+    """Five seconds of prebuffer arrive in half a second: nothing lies in the future, and live frames are on time."""
+    burst = [sample(i * 3600, at_s=i / 250) for i in range(125)]
+    live = [sample((125 + i) * 3600, at_s=0.5 + i / 25) for i in range(500)]
+    out = place(timeline(), [*burst, *live])
+    assert runs(out) == [(0, RunReason.START)]
+    assert len(out) == 625
+    assert all(p.utc_ns <= p.sample.arrival_ns + 20 * MS for p in out)
+    assert abs(out[0].utc_ns - (UTC_NS - round(4.5 * S))) < 20 * MS
+    assert abs(out[-1].utc_ns - out[-1].sample.arrival_ns) < 20 * MS
+
+
+def test_camera_8_a_slow_burst_is_put_right_by_a_new_run() -> None:
+    """Ten seconds of prebuffer at twice the speed: longer than samples can be held, so the anchor is set again."""
+    burst = [sample(i * 3600, at_s=i / 50) for i in range(500)]
+    live = [sample((500 + i) * 3600, at_s=10 + i / 25) for i in range(1500)]
+    out = place(timeline(), [*burst, *live])
+    assert len(out) == 2000
+    assert abs(out[-1].utc_ns - out[-1].sample.arrival_ns) < 50 * MS
+    assert sum(p.lost_ns for p in out) == 0
+    assert len(runs(out)) <= 3
+
+
+def congested(ramp_s: float) -> Iterator[Sample]:
+    """Ten minutes, in the second of which the link falls behind by 200 ms per second, and then delivers all at once."""
+    for i in range(600 * 25):
+        sent_s = i / 25
+        late_s = 0.2 * max(0.0, sent_s - 60) if sent_s < 60 + ramp_s else 0.0
+        arrival_s = min(sent_s + late_s, max(sent_s, 60 + ramp_s))
+        yield sample(i * 3600, at_s=arrival_s)
+
+
+def test_a_congested_link_moves_nothing() -> None:
+    """Frames that arrive two seconds late for a while were still taken when their media time says."""
+    out = place(timeline(), congested(12))
+    assert runs(out) == [(0, RunReason.START)]
+    assert max(abs(error) for error in errors_ms(out)) < 10
+
+
+def test_a_link_that_degrades_evenly_for_long_is_taken_for_a_slow_clock_and_put_right() -> None:
+    """The two cannot be told apart before it recovers: no frame is lost, and the UTC is right again soon after."""
+    out = place(timeline(), congested(40))
+    assert len(out) == 15_000
+    assert sum(p.lost_ns for p in out) == 0
+    assert max(abs(error) for error in errors_ms(out)[120 * 25 :]) < 500
+
+
+def test_camera_9_an_untrusted_camera_clock_changes_nothing() -> None:
+    """Arrival time by default: no sender arbitrarily changes recording dates."""
+    made = timeline()
+    out: list[Placement] = []
+    for i, one in enumerate(camera(60)):
+        if i % 100 == 0:
+            made.reference(Media.VIDEO, one.pts, UTC_NS - 3600 * S)
+        out += made.place(one)
+    assert offsets_us(out) == [0] * 1500
+
+
+@pytest.mark.parametrize(
+    ("reports_ns", "believed"),
+    [
+        ([-80 * MS] * 30, True),
+        ([-3600 * S] * 30, False),
+        ([-2_208_988_800 * S] * 30, False),
+        ([(-1) ** i * 500 * MS for i in range(30)], False),
+        ([], False),
+    ],
+)
+def test_camera_9_a_trusted_camera_clock_counts_where_it_is_plausible(reports_ns: list[int], believed: bool) -> None:
+    """Not an hour off, not 1900, not one that changes its mind, not one that never reports."""
+    made = timeline(trust_camera_clock=True)
+    out: list[Placement] = []
+    for i, one in enumerate(camera(600, fps=5)):
+        if i % 100 == 3 and i // 100 < len(reports_ns):
+            made.reference(Media.VIDEO, one.pts, one.arrival_ns + reports_ns[i // 100])
+        out += made.place(one)
+    made.reference(Media.AUDIO, 0, UTC_NS)
+    assert runs(out) == [(0, RunReason.START)]
+    assert abs(errors_ms(out)[-1] - (-80 if believed else 0)) < 1
+
+
+@pytest.mark.parametrize("by_s", [3600.0, -3600.0, 0.7, -86_400.0])
+def test_camera_10_a_step_of_our_clock_begins_a_run_on_the_new_time(by_s: float) -> None:
+    """NTP after a boot without a battery-backed clock: both runs are right by the clock of their time, and nothing is lost."""
+    out: list[Placement] = []
+    made = timeline()
+    for i, one in enumerate(camera(60)):
+        if i >= 750:
+            one = Sample(one.media, one.data, one.pts, one.dts, one.keyframe, one.arrival_ns + round(by_s * S), one.arrival_s)
+        out += made.place(one)
+    assert runs(out) == [(0, RunReason.START), (751, RunReason.CLOCK_STEP)]
+    assert out[751].lost_ns == 0
+    assert offsets_us(out) == [0] * 751 + [round(by_s * 1e6)] * 749
+
+
+def test_camera_10_a_pause_between_two_readings_is_no_step() -> None:
+    """One odd pair of readings is not believed; NTP's slewing is followed."""
+    watch = ClockWatch()
+    assert watch.look(UTC_NS, 100.0) is None
+    assert watch.look(UTC_NS + 3 * S, 101.0) is None
+    assert watch.look(UTC_NS + 2 * S, 102.0) is None
+    for second in range(3, 4000):
+        assert watch.look(UTC_NS + second * S + second * 500_000, 100.0 + second) is None
+    assert watch.look(UTC_NS, 5000.0) is None
+    assert watch.look(UTC_NS + S, 5001.0) == ClockStep(UTC_NS + S, -4900 * S - 3999 * 500_000)
+    assert ClockStep(5, -3).record().kind == RecordKind.CLOCK_STEP
+
+
+def test_camera_21_sound_and_picture_share_one_anchor() -> None:
+    """Video packets are late by 90 ms, sound is not: on one camera clock their sync is the camera's, to the nanosecond."""
+    made = timeline()
+    merged = sorted(
+        [
+            *camera(30, delay_s=0.09, jitter_s=0.03),
+            *(sample(i * 160, media=Media.AUDIO, at_s=i / 50 + 0.01, timescale=8000) for i in range(1500)),
+        ],
+        key=lambda one: one.arrival_s,
+    )
+    out = place(made, merged)
+    audio = {p.sample.dts / 8_000: p.utc_ns for p in out if p.sample.media is Media.AUDIO}
+    video = {p.sample.dts / 90_000: p.utc_ns for p in out if p.sample.media is Media.VIDEO}
+    common = sorted(set(audio) & set(video))
+    assert len(common) > 500
+    late = [abs(audio[second] - video[second]) for second in common]
+    assert max(late) < 100 * MS
+    assert max(late[-200:]) <= 40_000
+
+
+def test_camera_21_tracks_on_clocks_of_their_own_are_placed_each_by_its_arrivals() -> None:
+    """RTP timestamps begin anywhere: no anchor is shared by mistake."""
+    made = timeline()
+    merged = sorted(
+        [*camera(10, start_dts=10**9), *(sample(i * 160, media=Media.AUDIO, at_s=i / 50, timescale=8000) for i in range(500))],
+        key=lambda one: one.arrival_s,
+    )
+    out = place(made, merged)
+    assert all(abs(p.utc_ns - p.sample.arrival_ns) < MS for p in out)
+
+
+def test_slow_streams_are_not_broken_ones() -> None:
+    """A frame every ten seconds: after the first interval is known it is one run."""
+    out = place(timeline(), camera(600, fps=0.1))
+    assert runs(out) == [(0, RunReason.START), (1, RunReason.JUMP)]
+    assert max(abs(error) for error in errors_ms(out)) < 1
+
+
+def test_a_reconnect_is_a_run_on_a_new_clock() -> None:
+    """The track's time begins anywhere; what nothing covers in between is said; ids do not repeat."""
+    made = timeline()
+    first = place(made, camera(10))
+    held, ended = made.disconnect()
+    second = [*place(made, camera(10, start_dts=777, start_s=25)), *made.disconnect()[0]]
+    assert (len(first) + len(held), len(ended), len(second)) == (250, 1, 250)
+    assert runs(second) == [(0, RunReason.START)]
+    assert abs(second[0].lost_ns - 15 * S) < 1000
+    assert second[0].ended is None
+    assert second[0].began is not None
+    assert second[0].began.id != ended[0].id
+    assert made.disconnect() == ([], [])
+
+
+def test_runs_do_not_overlap_by_jitter() -> None:
+    """A new anchor that is a little early begins where the last run ended."""
+    made = timeline()
+    first = place(made, camera(10, delay_s=0.3))
+    made.disconnect()
+    second = [*place(made, camera(10, start_s=10.1)), *made.disconnect()[0]]
+    assert second[0].utc_ns == first[-1].utc_ns + 40 * MS
+
+
+def test_another_timescale_ends_the_run() -> None:
+    """The sound of a camera changes from 8 to 16 kHz."""
+    made = timeline()
+    first = place(made, (sample(i * 160, media=Media.AUDIO, at_s=i / 50, timescale=8000) for i in range(100)))
+    assert made.declare(Media.AUDIO, 8_000) == []
+    assert made.declare(Media.AUDIO, 16_000) == []
+    second = place(made, (sample(i * 320, media=Media.AUDIO, at_s=2 + i / 50, timescale=16_000) for i in range(100)))
+    assert len(first) == len(second) == 100
+    ended, began = second[0].ended, second[0].began
+    assert ended is not None
+    assert began is not None
+    assert (ended.timescale, began.timescale) == (8_000, 16_000)
+    assert ended.id != began.id
+    assert second[0].lost_ns == 0
+
+
+def test_a_run_survives_the_ledger() -> None:
+    """Its record reads back as the run it was."""
+    made = timeline()
+    place(made, camera(2))
+    _, (run,) = made.disconnect()
+    assert run.record().kind == RecordKind.RUN
+    assert RunRecord.of(run.record()) == run
+
+
+ticks = st.integers(-(2**34), 2**34) | st.integers(-10_000, 400_000) | st.just(3600)
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(
+        st.tuples(ticks, st.floats(0, 3), st.sampled_from([0, 0, 0, 0, 3600 * S, -5 * S]), st.sampled_from(["", "", "", "due", "end"])),
+        max_size=60,
+    )
+)
+def test_whatever_the_clocks_do_no_sample_is_lost_and_time_is_in_order(events: list[tuple[int, float, int, str]]) -> None:
+    """Jumps of either clock, resets, silence, reconnects: every sample once, in order; DTS and UTC grow within each run; runs close."""
+    made = timeline()
+    out: list[Placement] = []
+    closed: list[RunRecord] = []
+    dts, now_s, wall_ns = 0, 0.0, 0
+    for number, (step, wait_s, set_ns, what) in enumerate(events):
+        dts, now_s, wall_ns = dts + step, now_s + wait_s, wall_ns + set_ns
+        one = sample(dts, data=number.to_bytes(2, "big"), at_s=now_s)
+        out += made.place(Sample(one.media, one.data, one.pts, one.dts, False, one.arrival_ns + wall_ns, one.arrival_s))
+        if what == "due":
+            out += made.due(one.arrival_s + 1)
+        elif what == "end":
+            placements, ended = made.disconnect()
+            out += placements
+            closed += ended
+    placements, ended = made.disconnect()
+    out += placements
+    closed += ended
+    assert [int.from_bytes(p.sample.data, "big") for p in out] == list(range(len(events)))
+    assert not out or out[0].began is not None
+    for before, after in itertools.pairwise(out):
+        if after.began is None:
+            assert before.sample.dts < after.sample.dts
+            assert before.utc_ns < after.utc_ns
+    closed += [p.ended for p in out if p.ended is not None]
+    began = [p.began.id for p in out if p.began is not None]
+    assert sorted(run.id for run in closed) == sorted(began)
+    assert sum(run.samples for run in closed) == len(events)
+    assert all(run.end_ns is not None and run.media_ticks is not None and run.media_ticks > 0 for run in closed)
