@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from tests.support.logs import logger_restored
 
 from nvrstore.telemetry import configure_cli_logging, get_logger
 
@@ -19,12 +20,8 @@ SECRET = "rtsp://admin:hunter2@10.0.0.5/main"
 @pytest.fixture
 def cli_stream() -> Iterator[io.StringIO]:
     """A stream to log to; what the command line configured is taken back afterwards."""
-    logger = logging.getLogger("nvrstore")
-    before = (logger.level, logger.propagate, list(logger.handlers))
-    stream = io.StringIO()
-    yield stream
-    logger.level, logger.propagate, logger.handlers[:] = before
-    logger.setLevel(before[0])
+    with logger_restored():
+        yield io.StringIO()
 
 
 def test_an_unconfigured_host_sees_nothing() -> None:

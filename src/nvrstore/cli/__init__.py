@@ -38,12 +38,14 @@ VERBS: Final = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit status. Never raises but for SystemExit of completion scripts."""
+    """Run one verb; returns the exit status. Raises SystemExit only where a verb does."""
     args = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in args
     try:
         status = _build(_verb_in(args), as_json=as_json)(args=args, prog_name="nvrstore", standalone_mode=False)
         sys.stdout.flush()
+        if status == STATUS_INTERRUPTED:  # typer's word for a KeyboardInterrupt
+            typer.echo("stopped", err=True)
         return status if isinstance(status, int) else 0
     except NvrstoreError as error:
         show_error(error, as_json=as_json)
@@ -51,9 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped", err=True)
         return STATUS_INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as leaving:
+        if not isinstance(leaving, BrokenPipeError) and not isinstance(leaving.__context__, BrokenPipeError):
+            raise
         # Whoever read our output has gone (`nvrstore ls | head`): not an error, and nothing can be said to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
         return 0
     except Exception as error:  # noqa: BLE001 - the outermost frame: whatever went wrong becomes a sentence and an exit status
         if hasattr(error, "format_message"):  # typer's own: a missing argument, an unknown option

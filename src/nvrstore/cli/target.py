@@ -1,0 +1,92 @@
+"""`nvrstore target init DIR`: make a directory a target, once.
+
+    nvrstore target init /mnt/array-a            people: its id, what is below it, the line for the configuration
+    nvrstore target init /mnt/array-a --json     programs: {"name", "path", "id", "medium", "total_bytes", ...}
+
+A recorder writes only where it finds the identity that this verb leaves behind: so it never fills the bare mount point
+of a disk that was not mounted. The directory is touched by a worker; one that hangs ends in an error, not in a wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from nvrstore.cli.common import JsonFlag, human_bytes, print_json, say, warn
+from nvrstore.errors import TargetIOError, UsageError
+from nvrstore.targets.contract import Request, Verb
+from nvrstore.targets.directory import DirectoryTarget, medium_of
+from nvrstore.targets.identity import init_target
+from nvrstore.targets.steps import run_steps
+
+TIMEOUT_S: Final = 20.0  # of each step: a sleeping disk may need ten seconds to spin up
+CLOSE_S: Final = 2.0
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Prepare a directory as a target."""
+
+
+@app.command("init")
+def init(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An empty directory; its last part is made where it is missing.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="What the configuration will call it; the directory's own name if not given.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Also where other files lie in the directory.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a directory a target. Done once for each disk, array or mount; what is stored there carries its identity."""
+    path = Path(os.path.abspath(directory))
+    made = _init(name or path.name or "target", path, force=force)
+    if as_json:
+        print_json(made)
+        return
+    say(f"{path} is now a target: {made['id']}")
+    say(f"{made['medium']}, {made['fstype']}: {human_bytes(made['free_bytes'])} free of {human_bytes(made['total_bytes'])}")
+    if made["on_root"]:
+        warn("it lies on the same file system as /: is the disk that was meant mounted?")
+    say()
+    say("in the configuration:")
+    say(f"target = [ {{ name = {json.dumps(made['name'])}, path = {json.dumps(str(path))} }} ]")
+
+
+def _init(name: str, path: Path, *, force: bool) -> dict[str, Any]:
+    target = DirectoryTarget(name, path)
+    try:
+        target.wait_ready(TIMEOUT_S)
+        identity = run_steps(init_target(name, force=force), {name: target}, timeout_s=TIMEOUT_S)
+        space, about = (target.keeper.call(Request(verb), TIMEOUT_S) for verb in (Verb.SPACE, Verb.ABOUT))
+        sizes = space.json() if space.ok else {"total": 0, "free": 0}
+        storage = about.json() if about.ok else {}
+        return {
+            "name": name,
+            "path": str(path),
+            "id": identity.id,
+            "format": identity.format,
+            "medium": str(medium_of(storage)),
+            "fstype": storage.get("fstype", "unknown"),
+            "on_root": storage.get("device") == _device_of_root(),
+            "total_bytes": sizes["total"],
+            "free_bytes": sizes["free"],
+        }
+    except TargetIOError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        # Only the last part is made: missing parents are a mount that is not there, or a slip of the pen.
+        raise UsageError(f"{path} cannot be made in {path.parent}", hint="is it mounted? only the last part of a path is made") from None
+    finally:
+        target.close(CLOSE_S)
+
+
+def _device_of_root() -> str:
+    device = os.stat("/").st_dev
+    return f"{os.major(device)}:{os.minor(device)}"
