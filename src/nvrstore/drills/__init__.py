@@ -1,0 +1,1 @@
+"""Breaks things on purpose and times the answer."""

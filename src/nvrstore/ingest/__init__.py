@@ -1,0 +1,1 @@
+"""From cameras to samples: sources behind one contract, a supervisor that keeps them coming, gaps with causes."""

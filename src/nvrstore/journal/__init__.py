@@ -1,0 +1,1 @@
+"""The volume format: headers, batches, ledger records, index, and the scan that tells a torn tail from damage."""

@@ -1,0 +1,1 @@
+"""Reading: fragments from the best healthy copy, spans, coverage, export."""

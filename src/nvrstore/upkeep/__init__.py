@@ -1,0 +1,1 @@
+"""What keeps an archive in shape over years: retention, holds, scrub, capacity."""
