@@ -43,9 +43,10 @@ END_OF_TIME_NS: Final = (1 << 63) - 1
 class CatalogReader:
     """Asks one catalog file, one in memory (the overlay), or both."""
 
-    def __init__(self, path: Path | None, overlay: sqlite3.Connection | None = None) -> None:
+    def __init__(self, path: Path | None, overlay: sqlite3.Connection | None = None, *, lock: threading.RLock | None = None) -> None:
+        """`lock` is held during every question: that of whoever writes the overlay."""
         self.path: Final = path
-        self._lock = threading.RLock()
+        self._lock = lock or threading.RLock()
         self._overlay = overlay
         self._main: sqlite3.Connection | None = None if path is None else _open_readonly(path)
 
@@ -66,7 +67,10 @@ class CatalogReader:
     def streams(self, *, totals: bool = False) -> list[StreamInfo]:
         """Every stream of which something is stored, by id. `totals` (fragments, bytes) reads every span: slow in a large archive."""
         with self._sources() as sources:
-            return stream_infos([ends for source in sources for ends in read_ends(source, None, totals=totals)])
+            found = [read_ends(source, None, totals=totals) for source in sources[1:]]
+            if sources:
+                found.append(read_ends(sources[0], None, totals=totals, without=_volume_ids(sources[1:])))
+        return stream_infos(ends for source in found for ends in source)
 
     def volumes(self, journal: str | None = None) -> list[VolumeInfo]:
         """All volumes, or those of one journal, in their order."""
@@ -100,8 +104,8 @@ class CatalogReader:
         arguments = (stream, None if media is None else str(media), max(start_ns, 0), end_ns)
         with self._sources() as sources:
             found = [read_spans(source, where, arguments) for source in sources]
-            if len(sources) == 2:
-                rescanned = {row[0] for row in sources[1].execute("SELECT volume_id FROM volumes")}
+            rescanned = _volume_ids(sources[1:])
+            if rescanned:
                 found[0] = [span for span in found[0] if span.volume_id not in rescanned]
         return sorted((span for spans in found for span in spans), key=lambda s: (s.start_ns, s.track, s.volume_id, s.index))
 
@@ -110,7 +114,7 @@ class CatalogReader:
         last = "max(max(coalesce(end_ns, start_ns), start_ns))"
         gaps = f"SELECT min(start_ns), {last} FROM records WHERE kind = ? AND stream = ? AND current = 1"
         with self._sources() as sources:
-            ends = [(found.first_ns, found.last_ns) for source in sources for found in read_ends(source, stream, totals=False)]
+            ends = [(found.first_ns, found.last_ns) for source in sources for found in read_ends(source, stream)]
             for source in sources:
                 ends += source.execute(gaps, (int(RecordKind.GAP), stream)).fetchall()
         known = [(first, last) for first, last in ends if first is not None]
@@ -121,7 +125,7 @@ class CatalogReader:
         last: dict[TrackKey, int] = {}
         with self._sources() as sources:
             for source in sources:
-                for ends in read_ends(source, stream, totals=False):
+                for ends in read_ends(source, stream):
                     last[ends.track] = max(last.get(ends.track, 0), ends.last_ns)
         return last
 
@@ -208,6 +212,11 @@ class CatalogReader:
 
 
 _Placed = tuple[tuple[Any, ...], Record]  # what orders an entry among those of its id, and the entry
+
+
+def _volume_ids(overlays: list[sqlite3.Connection]) -> set[str]:
+    """The volumes about which an overlay is right, whatever the file says."""
+    return {row[0] for overlay in overlays for row in overlay.execute("SELECT volume_id FROM volumes")}
 
 
 def _placed(source: sqlite3.Connection, where: str, arguments: tuple[Any, ...]) -> Iterator[tuple[str, _Placed]]:

@@ -23,7 +23,7 @@ from nvrstore.catalog.rows import volume_rows
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
 from nvrstore.journal.model import Batch, DamageKind, VolumeHeader
-from nvrstore.journal.names import VolumeName, is_day, parse_volume_path
+from nvrstore.journal.names import TARGET_FILE, VolumeName, is_day, parse_volume_path
 from nvrstore.journal.scan import ScanResult
 
 # --- wishes ----------------------------------------------------------------------------------------------------
@@ -167,9 +167,9 @@ def record(connection: sqlite3.Connection, finding: Finding) -> None:
 
 
 def _files(target: str) -> Generator[ListDir, list[FileEntry] | None, dict[str, int] | None]:
-    """Volumes on a target, by path: their lengths. None where it does not answer."""
+    """Volumes on a target, by path: their lengths. None where it does not answer, or is a bare mount point: no word about what it holds."""
     root = yield ListDir(target, "")
-    if root is None:
+    if root is None or not any(entry.name == TARGET_FILE for entry in root):
         return None
     found: dict[str, int] = {}
     for journal in root:

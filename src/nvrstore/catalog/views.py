@@ -199,11 +199,13 @@ def read_spans(connection: sqlite3.Connection, where: str, arguments: Sequence[A
     ]
 
 
-def read_ends(connection: sqlite3.Connection, stream: str | None, *, totals: bool) -> list[TrackEnds]:
-    """Both ends of every track that has footage, by the index alone; `totals` reads every span."""
+def read_ends(connection: sqlite3.Connection, stream: str | None, *, totals: bool = False, without: Iterable[str] = ()) -> list[TrackEnds]:
+    """Both ends of every track that has footage, by the index alone. `totals` reads every span but those of the volumes `without`."""
     tracks = connection.execute(
         "SELECT id, journal, stream, media, span_ns_max FROM tracks WHERE ?1 IS NULL OR stream = ?1", (stream,)
     ).fetchall()
+    others = "volume NOT IN (SELECT id FROM volumes WHERE volume_id IN (SELECT value FROM json_each(?)))"
+    left_out = json.dumps(list(without))
     found: list[TrackEnds] = []
     for track, journal, name, media, span_ns_max in tracks:
         first, latest = connection.execute("SELECT min(start_ns), max(start_ns) FROM spans WHERE track = ?", (track,)).fetchone()
@@ -215,11 +217,11 @@ def read_ends(connection: sqlite3.Connection, stream: str | None, *, totals: boo
         described = connection.execute(
             "SELECT name, codec, timescale, width, height, sample_rate, channels FROM configs WHERE id = ?", (config,)
         ).fetchone()
-        sums = (
-            connection.execute("SELECT sum(fragments), sum(bytes) FROM spans WHERE track = ?", (track,)).fetchone()
-            if totals
-            else (None, None)
-        )
+        sums: tuple[int | None, int | None] = (None, None)
+        if totals:
+            sums = connection.execute(
+                f"SELECT coalesce(sum(fragments), 0), coalesce(sum(bytes), 0) FROM spans WHERE track = ? AND {others}", (track, left_out)
+            ).fetchone()
         found.append(TrackEnds(journal, TrackKey(name, Media(media)), TrackInfo(Media(media), *described), first, last, *sums))
     return found
 
