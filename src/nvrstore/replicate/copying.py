@@ -1,0 +1,260 @@
+"""Moving a volume's bytes from copy to copy: nothing is written that was not checked, nothing is trusted that was not synced.
+
+    sources ──read ≤ 1 MiB──▶ one batch, checked against its header and CRCs ──write ≤ 1 MiB──▶ destination
+                              what one copy has damaged is taken from the next
+
+A whole copy is written to `<journal>/.resync/<volume id>.part`, synced, and renamed: readers see all of it or nothing. A
+partial file that is there already is checked from its start and continued. Damage that no copy can mend is copied as it is
+and reported: the rest of the volume is worth a second copy too.
+All of it is `Steps`; reads go past the page cache, which after a failed sync shows what the disk does not have.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from nvrstore.checksum import crc32c
+from nvrstore.errors import FormatError, TargetError, TargetIOError
+from nvrstore.failover.terms import ClaimKey
+from nvrstore.journal.batch import parse_batch, payload_damage
+from nvrstore.journal.header import read_header
+from nvrstore.journal.model import Batch, Damage, DamageKind, VolumeHeader
+from nvrstore.journal.names import journal_dir
+from nvrstore.limits import KEEPER_PIECE_BYTES
+from nvrstore.replicate.claim import hold_term
+from nvrstore.replicate.truth import Truth
+from nvrstore.targets.contract import Call, Request, Steps, Verb
+from nvrstore.targets.steps import ask, expect, list_all
+
+RESYNC_DIR: Final = ".resync"
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a piece of work is, for whoever looks: written by the steps, read by anybody."""
+
+    bytes_total: int = 0
+    bytes_done: int = 0  # copied, or found to be there already
+    volumes_total: int = 0
+    volumes_done: int = 0
+    current: str = ""  # path of the volume at hand
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A volume that now lies on one more target. `damage` is what no source had whole."""
+
+    target: str
+    path: str
+    length: int
+    bytes_written: int
+    damage: tuple[Damage, ...] = field(default=())
+
+
+class ConflictError(TargetError):
+    """Other bytes stand where a volume's copy should go: neither is overwritten."""
+
+    hint = "`nvrstore verify` tells which volumes these are; move one of the files out of the journal's folder"
+
+
+def part_path(journal: str, volume_id: str) -> str:
+    """Where a copy grows before it gets its name."""
+    return f"{journal_dir(journal)}/{RESYNC_DIR}/{volume_id}.part"
+
+
+def copy_volume(
+    truth: Truth,
+    sources: Mapping[str, str],
+    target: str,
+    path: str,
+    *,
+    own: ClaimKey,
+    index: bytes = b"",
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Steps[Copied]:
+    """Write a whole copy of what `truth` says to `target` under `path`, closed by `index` where it is given.
+
+    `sources` are the paths of the copies by target; a source may be `target` itself. `replace`: a copy that stands
+    there is known, and goes. Raises FencedError, ConflictError, FormatError when no source has the header, and
+    TargetError when the destination fails, or no source can be read at all.
+    """
+    header = truth.header
+    part = part_path(header.journal, header.volume_id)
+    yield from hold_term(target, header.journal, own)
+    if not replace:
+        yield from _must_be_free(target, path)
+    front = yield from fetch_header(truth, sources)
+    yield from ask(target, Request(Verb.MKDIR, _folder(part)), f"make {_folder(part)}")
+    there = yield from _resume(target, part, front, truth)
+    if progress is not None:
+        progress.current = path
+        progress.bytes_done += there
+    written = 0
+    damage: list[Damage] = []
+    if there == 0:
+        yield from write_at(target, part, 0, front)
+        there = len(front)
+        written += len(front)
+    for batch in truth.batches:
+        if batch.end <= there:
+            continue
+        data, found = yield from fetch_batch(batch, header, sources, whole_on=truth.holders[batch.number])
+        damage += found
+        yield from write_at(target, part, batch.offset, data, progress)
+        written += len(data)
+    if index:
+        yield from write_at(target, part, truth.end, index, progress)
+        written += len(index)
+    length = truth.end + len(index)
+    stat = (yield from ask(target, Request(Verb.STAT, part), f"look at {part}")).json()
+    if stat["size"] != length:  # an earlier, longer try
+        yield from ask(target, Request(Verb.TRUNCATE, part, length=length), f"truncate {part}")
+    yield from ask(target, Request(Verb.SYNC, part), f"sync {part}")
+    yield from hold_term(target, header.journal, own)
+    yield from ask(target, Request(Verb.MKDIR, _folder(path)), f"make {_folder(path)}")
+    if not replace:
+        yield from _must_be_free(target, path)
+    yield from ask(target, Request(Verb.RENAME, part, path2=path), f"name {path}")
+    return Copied(target, path, length, written, tuple(damage))
+
+
+def drop_parts(target: str, journal: str, wanted: Sequence[str] = ()) -> Steps[int]:
+    """Remove partial copies, except those of `wanted` volume ids; returns how many went. Raises TargetError."""
+    folder = f"{journal_dir(journal)}/{RESYNC_DIR}"
+    keep = {part_path(journal, volume_id).rpartition("/")[2] for volume_id in wanted}
+    gone = 0
+    for file in (yield from list_all(target, folder, missing_ok=True)):
+        if file.name not in keep and not file.directory:
+            yield from ask(target, Request(Verb.UNLINK, f"{folder}/{file.name}"), f"remove {folder}/{file.name}")
+            gone += 1
+    return gone
+
+
+def fetch_header(truth: Truth, sources: Mapping[str, str]) -> Steps[bytes]:
+    """The bytes of the volume's header, from the first copy that has them whole. Raises FormatError when none has."""
+    for target, path in sources.items():
+        data = yield from _read(target, path, 0, truth.header_length)
+        if data is None:
+            continue
+        try:
+            header, length = read_header(data, path)
+        except FormatError:
+            continue
+        if header.volume_id == truth.header.volume_id and length == truth.header_length:
+            return bytes(data)
+    raise FormatError(f"no readable copy has a whole header of volume {truth.header.volume_id}", path=next(iter(sources.values()), ""))
+
+
+def fetch_batch(
+    batch: Batch, header: VolumeHeader, sources: Mapping[str, str], *, whole_on: Sequence[str] = ()
+) -> Steps[tuple[bytearray, list[Damage]]]:
+    """A batch's bytes, put together from the copies until all of it is whole; and what is not whole on any.
+
+    Copies named in `whole_on` are asked first. Raises TargetError when none can be read at all.
+    """
+    best: bytearray | None = None
+    damage: list[Damage] = []
+    for target in sorted(sources, key=lambda name: name not in whole_on):
+        data = yield from _read(target, sources[target], batch.offset, batch.length)
+        if data is None:
+            continue
+        data.extend(bytes(batch.length - len(data)))
+        if best is None:
+            best = data
+        else:
+            for hole in damage:
+                at = hole.offset - batch.offset
+                patched = bytearray(best)
+                patched[at : at + hole.length] = data[at : at + hole.length]
+                if len(batch_damage(patched, batch, header)) < len(batch_damage(best, batch, header)):
+                    best = patched
+        damage = batch_damage(best, batch, header)
+        if not damage:
+            return best, []
+    if best is None:
+        raise TargetError(f"batch {batch.number} of volume {header.volume_id} can be read nowhere", target=", ".join(sources))
+    return best, damage
+
+
+def batch_damage(data: bytearray, batch: Batch, header: VolumeHeader) -> list[Damage]:
+    """What of a batch's bytes is not as it was written. Erased fragments are as somebody wanted them."""
+    found = [damage for damage in payload_damage(data, batch) if damage.kind is not DamageKind.ERASED]
+    try:
+        whole = parse_batch(data, batch.offset, header).header_crc == batch.header_crc
+    except FormatError:
+        whole = False
+    if not whole:
+        found.insert(0, Damage(DamageKind.BATCH_HEADER, batch.offset, batch.head_length, batch.number))
+    return found
+
+
+def write_at(target: str, path: str, offset: int, data: bytes | bytearray, progress: Progress | None = None) -> Steps[None]:
+    """Write `data` in pieces. Not durable before a SYNC. Raises TargetError."""
+    view = memoryview(data)
+    for at in range(0, len(view), KEEPER_PIECE_BYTES):
+        piece = view[at : at + KEEPER_PIECE_BYTES]
+        answer = yield from ask(target, Request(Verb.WRITE, path, offset=offset + at, data=piece), f"write {path}")
+        if answer.value != len(piece):
+            raise TargetIOError(target, errno.EIO, doing=f"write {path}: {answer.value} of {len(piece)} bytes")
+        if progress is not None:
+            progress.bytes_done += len(piece)
+
+
+def write_checked(target: str, path: str, pieces: Sequence[tuple[int, bytes | bytearray]]) -> Steps[None]:
+    """Write `pieces` (offset, bytes) into a file, sync it, and read them back past the page cache. Raises TargetError."""
+    for offset, data in pieces:
+        yield from write_at(target, path, offset, data)
+    yield from ask(target, Request(Verb.SYNC, path), f"sync {path}")
+    for offset, data in pieces:
+        back = yield from _read(target, path, offset, len(data))
+        if back is None or len(back) != len(data) or crc32c(back) != crc32c(data):
+            raise TargetIOError(target, errno.EIO, doing=f"read back byte {offset} of {path}")
+
+
+def _resume(target: str, part: str, front: bytes, truth: Truth) -> Steps[int]:
+    """Up to where a partial file is what would be written: it is checked, not believed."""
+    there = yield from _read(target, part, 0, len(front))
+    if there is None or there != front:
+        return 0
+    end = len(front)
+    for batch in truth.batches:
+        data = yield from _read(target, part, batch.offset, batch.length)
+        if data is None or len(data) != batch.length or batch_damage(data, batch, truth.header):
+            break
+        end = batch.end
+    return end
+
+
+def _read(target: str, path: str, offset: int, length: int) -> Steps[bytearray | None]:
+    """`length` bytes at `offset`, shorter at the end of the file; zeroes where a place cannot be read, None where nothing can."""
+    data = bytearray()
+    read = 0
+    while len(data) < length:
+        want = min(length - len(data), KEEPER_PIECE_BYTES)
+        answer = yield Call(target, Request(Verb.READ, path, offset=offset + len(data), length=want, fresh=True))
+        if not answer.ok:
+            if answer.errno != errno.EIO:
+                return None
+            data.extend(bytes(want))
+            continue
+        read += 1
+        data += answer.data
+        if len(answer.data) < want:
+            break
+    return data if read else None
+
+
+def _must_be_free(target: str, path: str) -> Steps[None]:
+    stat = yield Call(target, Request(Verb.STAT, path))
+    if stat.errno == errno.ENOENT:
+        return
+    expect(stat, target, f"look at {path}")
+    raise ConflictError(f"target {target!r}: {path} exists, and is not this volume", target=target)
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
