@@ -7,13 +7,12 @@ import json
 import shutil
 import struct
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import pytest
 from tests.support.encoded import Encoded, demuxed, encode_audio, encode_video
-from tests.support.media import placed, sample
+from tests.support.media import Named, placed, sample
 
 from nvrstore.errors import FormatError, SourceNotVideoError
 from nvrstore.media.boxes import find, walk
@@ -22,12 +21,6 @@ from nvrstore.media.init import AAC_RATES, audio_config, audio_specific_config, 
 from nvrstore.media.moov import FoundTrack, ftyp, moov, tracks_of
 from nvrstore.media.nal import AccessUnits, split_lengths
 from nvrstore.model import Fragment, Media, TrackConfig, TrackKey
-
-
-@dataclass(frozen=True)
-class Named:
-    name: str
-    config: TrackConfig
 
 
 def config_of(encoded: Encoded, sample_rate: int = 48_000) -> TrackConfig:

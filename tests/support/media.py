@@ -39,6 +39,14 @@ def video(frames: int, *, fps: int = 25, gop: int = 50, size: int = 100, start: 
 
 
 @dataclass(frozen=True)
+class Named:
+    """A track as `moov` takes it."""
+
+    name: str
+    config: TrackConfig
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of a `trun`."""
 

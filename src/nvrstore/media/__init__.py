@@ -1,1 +1,1 @@
-"""ISO base media boxes, fragments and init segments: samples become standard MP4."""
+"""What is in the files: boxes, fragments, access units, sound, and what a `moov` says about them. Knows no UTC and no volume."""
