@@ -79,8 +79,7 @@ class AppenderClient:
         return self._worker.channel.fileno()
 
     def submit(self, request: Request) -> int:
-        if os.getpid() != self._owner:
-            raise ForkedError("this appender belongs to the process that was forked")
+        self._check_owner()
         if request.verb not in APPENDER_VERBS:
             raise ValueError(f"an appender does not {request.verb.name}")
         self._number += 1
@@ -91,6 +90,10 @@ class AppenderClient:
         self._backlog.append(pack(self._number, request))
         self._send()
         return self._number
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedError("this appender belongs to the process that was forked")
 
     def _send(self) -> None:
         while self._backlog:
@@ -143,6 +146,7 @@ class AppenderClient:
         return None if self._dead or self._closed else running_since_s(self._worker, self._greeted)
 
     def abandon(self) -> None:
+        self._check_owner()
         self._dead = self._closed = True
         self._worker.kill()
         self._outstanding.clear()
@@ -154,6 +158,7 @@ class AppenderClient:
         return (self._dead or self._closed) and self._worker.gone()
 
     def close(self, timeout_s: float) -> bool:
+        self._check_owner()
         if self._closed:
             return self._worker.gone()
         self._closing = True

@@ -125,6 +125,7 @@ class DirectoryTarget:
             return self._stuck()
 
     def close(self, timeout_s: float) -> bool:
+        self._check_owner()
         deadline_s = SYSTEM_CLOCK.monotonic_s() + timeout_s
         in_order = self._keeper.close(timeout_s)
         with self._lock:
@@ -137,14 +138,17 @@ class DirectoryTarget:
             self._stuck()
             return in_order and not self._workers
 
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedError("this target belongs to the process that was forked")
+
     # --- workers
 
     def _start_keeper(self, memory_fd: int) -> Worker:
         return self._start("keeper", memory_fd)
 
     def _start(self, kind: str, memory_fd: int) -> Worker:
-        if os.getpid() != self._owner:
-            raise ForkedError("this target belongs to the process that was forked")
+        self._check_owner()
         with self._lock:
             stuck = self._stuck()
             if stuck >= ABANDONED_WORKERS_MAX:

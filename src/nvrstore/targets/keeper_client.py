@@ -33,6 +33,7 @@ from nvrstore.worker import wire
 _log = get_logger(__name__)
 
 SENT_MAX: Final = 32  # requests that the worker holds; the rest waits here, where it can be taken back
+LOOKS_MAX: Final = 8  # looks that it may hold beyond that: they must not wait for copies
 BACKLOG_MAX: Final = 1024  # beyond it a request is refused with EBUSY: nobody waits for that many any more
 INLINE_BYTES_MAX: Final = 32_768  # data that still travels in a message
 RESTART_S: Final = 1.0  # between two starts of a worker that keeps dying
@@ -83,8 +84,7 @@ class KeeperClient:
         self._lost: set[str] = set()  # written by one that died
 
     def submit(self, request: Request) -> Future[Answer]:
-        if os.getpid() != self._owner:
-            raise ForkedError("this keeper belongs to the process that was forked")
+        self._check_owner()
         if request.verb in APPENDER_VERBS:
             raise ValueError(f"a keeper does not {request.verb.name}")
         asked = _Asked(request, Future())
@@ -129,12 +129,14 @@ class KeeperClient:
             return self._life.worker.stamps[word] if self._life else 0
 
     def restart(self) -> bool:
+        self._check_owner()
         self._end_life("it was replaced")
         with self._lock:
             self._started_s = 0.0
             return not self._closed and self._alive()
 
     def close(self, timeout_s: float) -> bool:
+        self._check_owner()
         with self._lock:
             self._closed = True
             life, waiting = self._life, list(self._backlog)
@@ -153,6 +155,10 @@ class KeeperClient:
         if reader is not None and reader is not threading.current_thread():
             reader.join(timeout_s)
         return in_order
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise ForkedError("this keeper belongs to the process that was forked")
 
     # --- the worker
 
@@ -207,8 +213,10 @@ class KeeperClient:
     def _pump(self) -> None:
         """Send what can be sent. Order is kept, but for looks, which stand at the front and need no slot."""
         life = self._life
-        while life is not None and self._backlog and len(life.sent) < SENT_MAX:
+        while life is not None and self._backlog:
             asked = self._backlog[0]
+            if len(life.sent) >= SENT_MAX + (LOOKS_MAX if asked.request.verb is Verb.LOOK else 0):
+                return
             if asked.future.cancelled():
                 self._backlog.popleft()
                 continue

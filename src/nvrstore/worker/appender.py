@@ -6,7 +6,7 @@ import errno
 import os
 import time
 
-from .calls import Place, refuse
+from .calls import Forsaken, Place, refuse
 from .wire import APPEND, BLOCK, BUFFERED, BYTES, CLOSE, DURABLE, DURABLE_NS, OPEN, Ask
 
 
@@ -80,7 +80,7 @@ class Appender:
                 self.place.give_name(prepared, name)
             self.place.sync_dir(os.path.dirname(name))
             self.place.sync_dir(os.path.dirname(prepared))
-        except OSError:
+        except (OSError, Forsaken):
             self.calls.close(fd)
             raise
         return fd

@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 
-from .calls import NO_SUCH, Place, is_dir, preallocate, refuse
+from .calls import NO_SUCH, Forsaken, Place, is_dir, preallocate, refuse
 from .storage import mount_of
 from .wire import (
     ABOUT,
@@ -158,9 +158,9 @@ class Keeper:
             self.calls(os.pwrite, fd, out, 0)
             self.calls(os.fsync, fd)
             self.place.sync_dir(os.path.dirname(path))
-        except OSError:
+        except (OSError, Forsaken):
             self.calls.close(fd)
-            self.calls(os.unlink, path)
+            self.calls(os.unlink, path)  # forsaken: raises again, and leaves it
             raise
         return fd
 

@@ -1,0 +1,492 @@
+"""The worker process on its own: what it does when its parent dies, its target hangs, or it is given up."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from tests.support.targets import PATIENCE_S, answers, append, ask, block, open_volume, run
+
+from nvrstore.errors import TargetUnavailableError
+from nvrstore.limits import ABANDONED_WORKERS_MAX, BLOCK_BYTES, MIB
+from nvrstore.targets.contract import UNAVAILABLE, Answer, Appender, Request, Verb
+from nvrstore.targets.directory import DirectoryTarget, Limitation, medium_of
+from nvrstore.targets.identity import identify, init_target
+from nvrstore.targets.look import look_request
+from nvrstore.targets.pool import Pool
+from nvrstore.targets.steps import read_all
+from nvrstore.worker import wire
+
+SHORT_S = 0.05  # of a call that is meant to run out of time
+
+
+@pytest.fixture
+def pool() -> Iterator[Pool]:
+    made = Pool(4 * MIB)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[DirectoryTarget]:
+    made = DirectoryTarget("t", tmp_path)
+    run(made, init_target("t"))
+    yield made
+    assert made.close(PATIENCE_S)
+
+
+@pytest.fixture
+def in_thread(tmp_path: Path) -> Iterator[DirectoryTarget]:
+    made = DirectoryTarget("t", tmp_path, isolation="thread")
+    run(made, init_target("t"))
+    yield made
+    assert made.close(PATIENCE_S)
+
+
+def keeper_pid(target: DirectoryTarget) -> int:
+    """The process that answers for the keeper: the only worker that holds slots."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    found = [int(pid) for pid in children if b"\0keeper\0" in Path(f"/proc/{pid}/cmdline").read_bytes() + b"\0"]
+    return found[-1]
+
+
+def stuck_read(target: DirectoryTarget, path: Path) -> Future[Answer]:
+    """A call that hangs: nobody writes into the FIFO that it opens. Returns once the call is running."""
+    os.mkfifo(path)
+    future = target.keeper.submit(Request(Verb.READ, path.name, length=1))
+    while target.keeper.running_since_s() is None:
+        if future.done():
+            raise RuntimeError("the read did not hang")
+    return future
+
+
+# --- hangs
+
+
+def test_a_call_that_hangs_is_seen_in_the_stamps_and_hangs_nobody(target: DirectoryTarget, tmp_path: Path) -> None:
+    """The age of the running call is read without a system call; callers get UNAVAILABLE in time; restart goes on elsewhere."""
+    hung = stuck_read(target, tmp_path / "fifo")
+    assert ask_briefly(target, Verb.SPACE).errno == UNAVAILABLE
+    assert target.keeper.restart()
+    assert hung.result(PATIENCE_S).errno == UNAVAILABLE
+    assert ask(target, Verb.SPACE).ok
+
+
+def ask_briefly(target: DirectoryTarget, verb: Verb) -> Answer:
+    return target.keeper.call(Request(verb), SHORT_S)
+
+
+def test_looks_overtake_everything_that_waits(target: DirectoryTarget, tmp_path: Path) -> None:
+    """A look that is asked for behind a queue of copies is answered right after the running call."""
+    order: list[Verb] = []
+    hung = stuck_read(target, tmp_path / "fifo")
+    waiting = [target.keeper.submit(Request(Verb.WRITE, f"f{i}", data=b"x")) for i in range(40)]
+    look = target.keeper.submit(look_request(look_id="r", counter=1, journals=(), target_id="0" * 32))
+    for future in (*waiting, look):
+        future.add_done_callback(lambda done: order.append(Verb.LOOK if done is look else Verb.WRITE))
+    with (tmp_path / "fifo").open("wb"):
+        pass
+    assert hung.result(PATIENCE_S).errno == errno.ESPIPE, "a FIFO has no offsets"
+    assert all(future.result(PATIENCE_S).ok for future in (look, *waiting))
+    assert order[0] is Verb.LOOK
+
+
+class Gate:
+    """Makes `os.open` of certain names hang inside this process, as a hung mount would, until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, start: str) -> None:
+        self.entered, self._go = threading.Semaphore(0), threading.Event()
+        really = os.open
+
+        def hang(path: str, flags: int, mode: int = 0o777) -> int:
+            if os.path.basename(path).startswith(start):
+                self.entered.release()
+                self._go.wait()
+            return really(path, flags, mode)
+
+        monkeypatch.setattr(os, "open", hang)
+
+    def wait_entered(self) -> None:
+        assert self.entered.acquire(timeout=PATIENCE_S)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+def wait_gone(appender: Appender) -> None:
+    while not appender.gone():  # bounded by the test's own timeout
+        pass
+
+
+def test_a_worker_that_is_let_go_after_it_was_given_up_touches_nothing_more(
+    in_thread: DirectoryTarget, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call stuck in the kernel cannot be ended; once it returns, the worker finds that it was abandoned, and stops there."""
+    assert ask(in_thread, Verb.PREPARE, "prepared", length=BLOCK_BYTES).ok
+    gate = Gate(monkeypatch, "prepared")
+    appender = in_thread.start_appender(pool)
+    open_volume(appender, pool, prepared="prepared", name="volume")
+    gate.wait_entered()
+    assert appender.running_since_s() is not None
+    appender.abandon()
+    assert in_thread.workers_stuck() == 1
+    assert not appender.gone(), "it still holds the pool"
+    gate.let_go()
+    wait_gone(appender)
+    assert (tmp_path / "prepared").read_bytes() == bytes(BLOCK_BYTES), "no header was written"
+    assert not (tmp_path / "volume").exists()
+    assert in_thread.workers_stuck() == 0
+
+
+def test_too_many_stuck_workers_are_not_joined_by_another(in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory and threads stay bounded while a target hangs for ever; it serves again when it thaws."""
+    gate = Gate(monkeypatch, "prepared")
+    stuck = [in_thread.start_appender(pool) for _ in range(ABANDONED_WORKERS_MAX)]
+    for appender in stuck:
+        open_volume(appender, pool, prepared="prepared")
+        gate.wait_entered()
+        appender.abandon()
+    with pytest.raises(TargetUnavailableError, match="stuck"):
+        in_thread.start_appender(pool)
+    assert not in_thread.keeper.restart()
+    assert ask_briefly(in_thread, Verb.SPACE).errno == UNAVAILABLE
+    gate.let_go()
+    for appender in stuck:
+        wait_gone(appender)
+    assert in_thread.keeper.restart()
+    assert ask(in_thread, Verb.SPACE).ok
+
+
+def test_closing_does_not_wait_for_a_worker_that_is_stuck(tmp_path: Path) -> None:
+    """`close` says False after its bound, and kills what it leaves behind."""
+    target = DirectoryTarget("t", tmp_path)
+    run(target, init_target("t"))
+    hung = stuck_read(target, tmp_path / "fifo")
+    assert not target.keeper.close(SHORT_S)
+    assert hung.result(PATIENCE_S).errno == UNAVAILABLE
+    assert target.close(PATIENCE_S), "a process can be killed out of a FIFO"
+
+
+def test_a_stopped_worker_is_replaced(target: DirectoryTarget) -> None:
+    """SIGSTOP: it stamps nothing and answers nothing; the caller's bound is what counts."""
+    assert ask(target, Verb.SPACE).ok
+    os.kill(keeper_pid(target), signal.SIGSTOP)
+    assert ask_briefly(target, Verb.SPACE).errno == UNAVAILABLE
+    assert target.keeper.restart()
+    assert ask(target, Verb.SPACE).ok
+
+
+# --- deaths
+
+
+def test_a_dead_appender_answers_everything_outstanding_with_esrch(target: DirectoryTarget, tmp_path: Path, pool: Pool) -> None:
+    """Its descriptor becomes readable; what was asked, and what is asked after, is answered; nothing of it is running."""
+    os.mkfifo(tmp_path / "prepared")
+    appender = target.start_appender(pool)
+    numbers = [open_volume(appender, pool, prepared="prepared"), append(appender, block(pool, b"x"), offset=BLOCK_BYTES)]
+    os.kill(appender._worker.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    assert [(answer.number, answer.errno, answer.value) for answer in answers(appender, 2)] == [(n, errno.ESRCH, -1) for n in numbers]
+    late = append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    assert appender.answers() == [Answer(late, errno.ESRCH, -1)]
+    assert appender.running_since_s() is None
+    wait_gone(appender)
+    assert appender.close(PATIENCE_S)
+
+
+def test_what_a_dead_keeper_wrote_and_did_not_sync_is_never_called_synced(target: DirectoryTarget) -> None:
+    """A new worker's sync would not hear of an error that came in between: SYNC says EIO, once; a new file starts clean."""
+    for path in ("a", "b", "c"):
+        assert ask(target, Verb.WRITE, path, data=b"x").ok
+    assert ask(target, Verb.SYNC, "a").ok
+    assert target.keeper.restart()
+    assert ask(target, Verb.SYNC, "a").ok
+    assert ask(target, Verb.SYNC, "b").errno == errno.EIO
+    assert ask(target, Verb.SYNC, "b").ok
+    assert ask(target, Verb.UNLINK, "c").ok
+    assert ask(target, Verb.WRITE, "c", data=b"y").ok
+    assert ask(target, Verb.SYNC, "c").ok
+
+
+def test_a_keeper_that_died_is_started_anew(target: DirectoryTarget) -> None:
+    """What was outstanding is UNAVAILABLE; the first request after a moment starts another."""
+    assert ask(target, Verb.SPACE).ok
+    os.kill(keeper_pid(target), signal.SIGKILL)
+    pause = threading.Event()
+    while not ask(target, Verb.SPACE).ok:  # bounded by the test's own timeout
+        pause.wait(0.05)
+
+
+PARENT = """
+import fcntl, os, sys, time
+from nvrstore.targets.contract import Request, Verb
+from nvrstore.targets.directory import DirectoryTarget
+from nvrstore.targets.pool import Pool
+root, lock, fork = sys.argv[1:]
+lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock_fd, fcntl.LOCK_EX)
+target, pool = DirectoryTarget("t", root, lock_fd=lock_fd), Pool(1 << 20)
+appender = target.start_appender(pool)
+target.wait_ready(20)
+os.close(lock_fd)
+child = 0
+if fork == "fork":
+    child = os.fork()
+    if child == 0:
+        os.close(1)
+        time.sleep(60)
+workers = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+print(child, *(pid for pid in workers if int(pid) != child), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("fork", ["alone", "fork"])
+def test_workers_go_when_their_parent_is_killed(tmp_path: Path, fork: str) -> None:
+    """No worker outlives its recorder by more than its running call, also when a fork of it keeps the channel open.
+
+    As long as one lives it holds the target's lock, so that a new recorder can tell.
+    """
+    (tmp_path / "root").mkdir()
+    lock = tmp_path / "lock"
+    with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path / "root", lock, fork], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child, *workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        watched = [os.pidfd_open(pid) for pid in workers]
+        with lock.open() as mine:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            parent.kill()
+            for pidfd in watched:
+                ended, _, _ = select.select([pidfd], [], [], PATIENCE_S)
+                os.close(pidfd)
+                assert ended
+            if child:
+                os.kill(child, signal.SIGKILL)
+            fcntl.flock(mine, fcntl.LOCK_EX)
+
+
+FORKED = """
+import os, sys
+from nvrstore.errors import ForkedError
+from nvrstore.targets.contract import Request, Verb
+from nvrstore.targets.directory import DirectoryTarget
+from nvrstore.targets.pool import Pool
+target, pool = DirectoryTarget("t", sys.argv[1]), Pool(1 << 20)
+target.wait_ready(20)
+appender = target.start_appender(pool)
+def refused(call):
+    try:
+        call()
+    except ForkedError:
+        return True
+    return False
+child = os.fork()
+if child == 0:
+    calls = [
+        lambda: target.keeper.submit(Request(Verb.SPACE)),
+        lambda: target.start_appender(pool),
+        lambda: appender.submit(Request(Verb.CLOSE)),
+        lambda: appender.abandon(),
+        lambda: target.close(1),
+    ]
+    os._exit(0 if all(refused(call) for call in calls) else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+fine = target.keeper.call(Request(Verb.SPACE), 20).ok
+sys.exit(0 if status == 0 and fine and appender.close(20) and target.close(20) else 1)
+"""
+
+
+def test_a_fork_cannot_use_or_harm_its_parents_workers(tmp_path: Path) -> None:
+    """In a forked child everything raises ForkedError; the parent's workers go on."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, tmp_path], check=True, timeout=60)
+
+
+def test_signals_meant_for_the_recorder_do_not_end_its_workers(target: DirectoryTarget) -> None:
+    """A service manager signals the whole group: the recorder then closes its workers in order."""
+    assert ask(target, Verb.SPACE).ok
+    pid = keeper_pid(target)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        os.kill(pid, signum)
+    assert ask(target, Verb.SPACE).ok
+    assert keeper_pid(target) == pid
+
+
+# --- starting
+
+
+def test_a_worker_gets_nothing_that_is_not_its_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret of the environment, no descriptor but its own: a stuck worker must not keep a camera's socket open."""
+    monkeypatch.setenv("CAMERA_PASSWORD", "hunter2")
+    ours, theirs = socket.socketpair()
+    os.set_inheritable(theirs.fileno(), True)
+    with ours, theirs:
+        target = DirectoryTarget("t", tmp_path)
+        target.wait_ready(PATIENCE_S)
+        pid = keeper_pid(target)
+        assert b"hunter2" not in Path(f"/proc/{pid}/environ").read_bytes()
+        links = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+        assert f"socket:[{os.fstat(theirs.fileno()).st_ino}]" not in links
+        assert os.getsid(pid) == pid, "a session of its own"
+        assert target.close(PATIENCE_S)
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/no/such/python"])
+def test_a_python_that_cannot_run_workers_is_said_so(tmp_path: Path, python: str) -> None:
+    """An error with the command to try, in time, and not a worker that never answers."""
+    target = DirectoryTarget("t", tmp_path, worker_python=python)
+    with pytest.raises(TargetUnavailableError) as caught:
+        target.wait_ready(PATIENCE_S)
+    assert python in caught.value.hint
+    assert target.close(PATIENCE_S)
+
+
+def test_what_a_new_appender_is_asked_before_it_is_up_is_not_lost(target: DirectoryTarget, pool: Pool) -> None:
+    """Requests may follow at once; until it said hello it counts as busy since its start."""
+    assert ask(target, Verb.PREPARE, "j/.next/p", length=MIB).ok
+    appender = target.start_appender(pool)
+    assert appender.running_since_s() is not None
+    open_volume(appender, pool)
+    assert answers(appender, 1)[0].ok
+    assert appender.running_since_s() is None
+    assert appender.close(PATIENCE_S)
+
+
+def test_requests_beyond_the_channels_capacity_wait_and_keep_their_order(target: DirectoryTarget, pool: Pool) -> None:
+    """A thousand requests at once: none blocks the caller, none is lost, all answers come in order."""
+    assert ask(target, Verb.PREPARE, "j/.next/p", length=8 * MIB).ok
+    appender = target.start_appender(pool)
+    open_volume(appender, pool)
+    extent = block(pool, b"x")
+    numbers = [append(appender, extent, offset=(1 + i) * BLOCK_BYTES) for i in range(1000)]
+    got = answers(appender, 1001)
+    assert [answer.number for answer in got][1:] == numbers
+    assert all(answer.ok for answer in got)
+    assert appender.close(PATIENCE_S)
+
+
+# --- file systems that lack something
+
+
+def test_without_direct_io_it_goes_through_the_page_cache_and_says_so(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EINVAL for O_DIRECT is no reason not to record."""
+    really = os.open
+
+    def without_direct(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no O_DIRECT here")
+        return really(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", without_direct)
+    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
+    appender = in_thread.start_appender(pool)
+    open_volume(appender, pool)
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    assert all(answer.ok for answer in answers(appender, 2))
+    whole = run(in_thread, read_all("t", "j/day/v.mp4", fresh=True))
+    assert whole[: 2 * BLOCK_BYTES] == b"H" * BLOCK_BYTES + b"x" * BLOCK_BYTES
+    assert Limitation.BUFFERED in in_thread.limitations()
+    assert appender.close(PATIENCE_S)
+
+
+def test_without_hard_links_a_name_is_reserved_and_never_overwritten(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """exFAT and some network file systems: the volume still gets its name only if that is free."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    appender = in_thread.start_appender(pool)
+    for handle in (1, 2):
+        assert ask(in_thread, Verb.PREPARE, f"j/.next/{handle}", length=MIB).ok
+        open_volume(appender, pool, handle=handle, prepared=f"j/.next/{handle}")
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES, handle=1)
+    assert [answer.errno for answer in answers(appender, 3)] == [0, errno.EEXIST, 0]
+    assert run(in_thread, read_all("t", "j/day/v.mp4"))[BLOCK_BYTES : 2 * BLOCK_BYTES] == b"x" * BLOCK_BYTES
+    assert Limitation.NO_LINKS in in_thread.limitations()
+    assert appender.close(PATIENCE_S)
+
+
+def test_without_dsync_every_append_is_followed_by_a_sync_whose_failure_fails_the_append(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On file systems that are not known to honour RWF_DSYNC, fdatasync is asked, and believed once."""
+    monkeypatch.setattr("nvrstore.worker.calls.DSYNC_FILE_SYSTEMS", frozenset())
+    failing = threading.Event()
+    really = os.fdatasync
+
+    def sync(fd: int) -> None:
+        if failing.is_set():
+            raise OSError(errno.EIO, "the disk says no")
+        really(fd)
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
+    appender = in_thread.start_appender(pool)
+    open_volume(appender, pool)
+    assert answers(appender, 1)[0].ok
+    failing.set()
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    assert answers(appender, 1)[0].errno == errno.EIO
+    failing.clear()
+    append(appender, block(pool, b"y"), offset=2 * BLOCK_BYTES)
+    assert answers(appender, 1)[0].errno == errno.EIO, "a sync that works again proves nothing"
+    assert Limitation.NO_DSYNC in in_thread.limitations()
+    assert appender.close(PATIENCE_S)
+
+
+def test_a_failed_early_sync_is_remembered_until_its_own_sync(in_thread: DirectoryTarget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More files are written at once than descriptors are kept: whoever asks for the sync hears of the failure."""
+    really = os.fdatasync
+
+    def fail_once(fd: int) -> None:
+        monkeypatch.setattr(os, "fdatasync", really)
+        raise OSError(errno.EIO, "the disk says no")
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    paths = [f"f{i}" for i in range(wire.WRITING_MAX + 1)]
+    for path in paths:
+        assert ask(in_thread, Verb.WRITE, path, data=b"x").ok
+    assert [ask(in_thread, Verb.SYNC, path).errno for path in paths] == [errno.EIO, *[0] * wire.WRITING_MAX]
+
+
+@pytest.mark.parametrize(
+    ("storage", "medium"),
+    [
+        ({"fstype": "ext4", "source": "/dev/sda1", "rotational": 1}, "disk"),
+        ({"fstype": "ext4", "source": "/dev/nvme0n1p1", "rotational": 0}, "ssd"),
+        ({"fstype": "xfs", "source": "/dev/md0", "rotational": 0}, "disk"),
+        ({"fstype": "nfs4", "source": "nas:/video"}, "network"),
+        ({"fstype": "fuse.sshfs", "source": "x"}, "network"),
+        ({"fstype": "tmpfs", "source": "tmpfs", "rotational": -1}, "ssd"),
+        ({"fstype": "overlay", "source": "overlay", "rotational": -1}, "disk"),
+        ({}, "disk"),
+    ],
+)
+def test_the_medium_follows_from_file_system_and_device(storage: dict[str, object], medium: str) -> None:
+    """When in doubt, the careful class of the local ones."""
+    assert medium_of(storage) == medium
+
+
+def test_the_medium_is_found_out_by_the_worker(target: DirectoryTarget) -> None:
+    """And until it has answered, or when it never does, it is the careful local class."""
+    target.wait_ready(PATIENCE_S)
+    assert target.storage is not None
+    assert target.storage["fstype"]
+    assert target.medium == medium_of(target.storage)
+    assert run(target, identify("t")).format == 1
