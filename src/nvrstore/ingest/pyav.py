@@ -154,8 +154,9 @@ class PyavSource:
         feeds: dict[int, Callable[[Any, int, float], None]] = {video.index: self._video.push}
         if self._request.audio != "off":
             audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
-            if audio is not None:
-                feeds[audio.index] = AudioFeed(audio, self._request.audio, self._request.stream, self._receiver).push
+            feed = None if audio is None else AudioFeed(audio, self._request.audio, self._request.stream, self._receiver)
+            if audio is not None and feed is not None and feed.wanted:
+                feeds[audio.index] = feed.push
         return feeds
 
     def _pacer(self, container: Any, url: str) -> Callable[[Any], None] | None:
