@@ -52,7 +52,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume and its copies, by target. `header` is None where no header was read, since all copies are known."""
+    """A volume and its copies, by target. `header` is kept only where a copy is not closed: headers of a month would fill the memory."""
 
     volume_id: str
     name: VolumeName
@@ -109,7 +109,7 @@ def survey(targets: Sequence[str], journal: str, known: Mapping[tuple[str, str],
                 puzzling.append(copy)
                 continue
             copies.setdefault(volume_id, {}).setdefault(target, []).append(copy)
-            if header is not None:
+            if header is not None and not copy.closed:
                 headers[volume_id] = header
     strangers: list[VolumeCopy] = []
     for copy in puzzling:
