@@ -15,6 +15,7 @@ from typing import Final
 
 import pytest
 from hypothesis import settings
+from tests.support.prove import note
 
 from nvrstore.clock import SYSTEM_CLOCK
 
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root"):
                 item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """`./run prove` keeps how many tests went which way."""
+    counts = {kind: len(terminalreporter.stats.get(kind, [])) for kind in ("passed", "failed", "error", "skipped")}
+    note("tests", **counts, hypothesis=os.environ.get("NVRSTORE_HYPOTHESIS", "repeatable"))
 
 
 @pytest.fixture(autouse=True)
