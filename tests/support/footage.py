@@ -1,9 +1,9 @@
 """A small journal of real H.264 and AAC on two targets: what the archive, the exporter and the catalog are tried on.
 
-    footage = Footage.record(seconds=6)              cameras -> samples -> fragments -> volumes, all in memory
-    footage.to_directory(root / "a")                 files as a target keeps them
-    footage.to_memory(MemoryTarget("a"))
-    footage.feed(catalog, ["a", "b"])                what the recorder would have told the catalog
+footage = Footage.record(seconds=6)              cameras -> samples -> fragments -> volumes, all in memory
+footage.to_directory(root / "a")                 files as a target keeps them
+footage.to_memory(MemoryTarget("a"))
+footage.feed(catalog, ["a", "b"])                what the recorder would have told the catalog
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from tests.support.encoded import encode_audio, encode_video
+from tests.support.volumes import Volume
+
 from nvrstore.catalog.store import Catalog
 from nvrstore.journal.model import VolumeHeader, VolumeTrack
 from nvrstore.journal.names import volume_path
@@ -23,8 +26,6 @@ from nvrstore.media.init import audio_config, video_config
 from nvrstore.media.nal import AccessUnits
 from nvrstore.model import NS_PER_S, Epoch, Fragment, Gap, Media, MemberRef, Record, Role, Sample, TrackConfig, TrackKey
 from nvrstore.targets.memory import MemoryTarget
-from tests.support.encoded import encode_audio, encode_video
-from tests.support.volumes import Volume
 
 T0 = 1_700_000_000 * NS_PER_S
 SESSION = 0x9F2C41AA_01234567
@@ -43,7 +44,15 @@ class Track:
 
 @cache
 def video(
-    stream: str, *, seconds: int, start_s: float = 0.0, session: int = SESSION, gop: int = 25, width: int = 320, height: int = 240, codec: str = "h264"
+    stream: str,
+    *,
+    seconds: int,
+    start_s: float = 0.0,
+    session: int = SESSION,
+    gop: int = 25,
+    width: int = 320,
+    height: int = 240,
+    codec: str = "h264",
 ) -> Track:
     """25 frames a second of a test pattern, a keyframe every `gop` frames, captured from `start_s` after T0."""
     encoded = encode_video(codec, width=width, height=height, frames=25 * seconds, options=(("g", str(gop)),))
@@ -130,7 +139,14 @@ class Footage:
         return made
 
     def add(
-        self, batches: Iterable[Sequence[Fragment]], records: Sequence[Record] = (), *, number: int, session: int = SESSION, term: int = 1, closed: bool = True
+        self,
+        batches: Iterable[Sequence[Fragment]],
+        records: Sequence[Record] = (),
+        *,
+        number: int,
+        session: int = SESSION,
+        term: int = 1,
+        closed: bool = True,
     ) -> Stored:
         """One more volume, with these batches; `records` go into its first one."""
         known = [list(batch) for batch in batches]
@@ -171,6 +187,7 @@ class Footage:
         """The same on targets in memory."""
         for target in targets:
             for stored in self.volumes:
+                target.files.mkdirs(stored.path.rpartition("/")[0])
                 made = target.files.create(stored.path, T0, synced=True)
                 made.write_through(0, bytes(stored.data))
 

@@ -109,6 +109,16 @@ class CatalogReader:
                 found[0] = [span for span in found[0] if span.volume_id not in rescanned]
         return sorted((span for spans in found for span in spans), key=lambda s: (s.start_ns, s.track, s.volume_id, s.index))
 
+    def next_start(self, stream: str, after_ns: int) -> int | None:
+        """Where the next span that begins at `after_ns` or later begins; None behind the last one."""
+        query = "SELECT min(start_ns) FROM spans WHERE track = ? AND start_ns >= ?"  # of one track: answered by the index
+        found: list[int | None] = []
+        with self._sources() as sources:
+            for source in sources:
+                tracks = source.execute("SELECT id FROM tracks WHERE stream = ?", (stream,)).fetchall()
+                found += [source.execute(query, (track, after_ns)).fetchone()[0] for (track,) in tracks]
+        return min((start for start in found if start is not None), default=None)
+
     def bounds(self, stream: str) -> tuple[int, int] | None:
         """From when until when anything is known about a stream: footage or gaps. None where it is unknown."""
         last = "max(max(coalesce(end_ns, start_ns), start_ns))"
