@@ -42,10 +42,11 @@ class MemoryFile:
 
     def write_through(self, at: int, piece: bytes | memoryview) -> None:
         """Bytes that are on the medium when this returns."""
-        if at > len(self.data):
-            self.data.extend(bytes(at - len(self.data)))
-        self.data[at : at + len(piece)] = piece
-        self.size = max(self.size, at + len(piece))
+        end = at + len(piece)
+        if end > len(self.data):
+            self.data.extend(bytes(end - len(self.data)))
+        memoryview(self.data)[at:end] = piece  # in place: assigning to a slice of the bytearray would copy the piece twice
+        self.size = max(self.size, end)
 
     def read(self, at: int, length: int, *, fresh: bool) -> bytes:
         layers = self.dirty if fresh else [*self.phantom, *self.dirty]
