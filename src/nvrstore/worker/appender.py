@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 
@@ -49,16 +50,21 @@ class Appender:
         return ask.length, b""
 
     def append(self, fd: int, ask: Ask) -> None:
-        if (ask.offset | ask.length | ask.extent) % BLOCK or not 0 < ask.length <= len(self.memory) - ask.extent:
-            raise refuse(errno.EINVAL)
-        self.place.write_durable(fd, self.memory[ask.extent : ask.extent + ask.length], ask.offset)
+        self.place.write_durable(fd, self.extent(ask), ask.offset)
         stamps = self.calls.stamps
         stamps[BYTES] += ask.length
         stamps[DURABLE] = ask.number
         stamps[DURABLE_NS] = time.monotonic_ns()
 
+    def extent(self, ask: Ask) -> memoryview:
+        """The bytes to write; never what lies outside the pool, never less than asked for."""
+        if (ask.offset | ask.length | ask.extent) % BLOCK or not 0 < ask.length <= len(self.memory) - ask.extent:
+            raise refuse(errno.EINVAL)
+        return self.memory[ask.extent : ask.extent + ask.length]
+
     def open_volume(self, ask: Ask) -> int:
         """Write the header into the prepared file, give it its name, make all of that durable: only then may anything be acknowledged."""
+        self.extent(ask)
         self.place.check_identity()
         prepared, name = self.place.at(ask.path), self.place.at(ask.path2)
         fd, direct = self.place.open_direct(prepared, os.O_WRONLY)
@@ -66,11 +72,10 @@ class Appender:
             try:
                 self.append(fd, ask)
             except OSError as error:
-                if error.errno != errno.EINVAL or not direct or ask.length % BLOCK:
+                if error.errno != errno.EINVAL or not direct:
                     raise
-                self.calls.close(fd)  # O_DIRECT was granted, but not with this alignment
-                self.calls.note(BUFFERED)
-                fd = self.calls(os.open, prepared, os.O_WRONLY | os.O_CLOEXEC)
+                self.calls.note(BUFFERED)  # O_DIRECT was granted, but not with this alignment
+                self.calls(fcntl.fcntl, fd, fcntl.F_SETFL, 0)
                 self.append(fd, ask)
             self.calls(os.fdatasync, fd)
             try:
