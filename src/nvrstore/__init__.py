@@ -1,3 +1,34 @@
-"""Records hundreds of RTSP cameras and does not lose footage when storage, a link, a process or a machine dies."""
+"""Records hundreds of RTSP cameras and does not lose footage when storage, a link, a process or a machine dies.
+
+    async with nvrstore.Recorder(nvrstore.Config.load("nvr.toml")) as recorder: ...      records
+    async with nvrstore.Archive(config) as archive: ...                                 reads what is stored
+
+Everything public is here; modules below are the rooms it is made of.
+"""
+
+from nvrstore.config import Config, JournalConfig, KeepConfig, RecorderConfig, StreamConfig, StreamDefaults, TargetConfig
+from nvrstore.model import Cause, Commit, Epoch, Fragment, Gap, Mark, Media, Sample
+from nvrstore.recorder.facade import Recorder, Stream
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Cause",
+    "Commit",
+    "Config",
+    "Epoch",
+    "Fragment",
+    "Gap",
+    "JournalConfig",
+    "KeepConfig",
+    "Mark",
+    "Media",
+    "Recorder",
+    "RecorderConfig",
+    "Sample",
+    "Stream",
+    "StreamConfig",
+    "StreamDefaults",
+    "TargetConfig",
+    "__version__",
+]

@@ -36,7 +36,9 @@ class Wishes(Protocol):
 class RecorderObserver:
     """The engine's `Observer`."""
 
-    def __init__(self, catalog: Catalog, durability: Durability, bus: Bus, wishes: Wishes, clock: Clock, wanted: Callable[[str], int]) -> None:
+    def __init__(
+        self, catalog: Catalog, durability: Durability, bus: Bus, wishes: Wishes, clock: Clock, wanted: Callable[[str], int]
+    ) -> None:
         """`wanted`: copies that a journal wants."""
         self._catalog, self._durability, self._bus, self._wishes = catalog, durability, bus, wishes
         self._clock, self._wanted = clock, wanted

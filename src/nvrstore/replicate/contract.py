@@ -103,6 +103,9 @@ class LaneHost(Protocol):
 
     def header_durable(self, header: VolumeHeader, target: str) -> None: ...
 
+    def copy_left(self, path: str, target: str, generation: int) -> None:
+        """A copy was given up while its file was open."""
+
     def abandoned(self, target: str, header: VolumeHeader, why: str) -> None:
         """A volume was abandoned on a member that stays in the set."""
 

@@ -82,6 +82,7 @@ class JournalEngine:
         self._formed = False
         self.standing_state = Standing()
         self._losses: dict[str, Gap] = {}
+        self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
         self._lost_at_s: float | None = None
         self._resumed_s = 0.0
         self._stopping = False
@@ -372,6 +373,21 @@ class JournalEngine:
     def synced(self, target: str) -> None:
         """Resync found that `target` lacks nothing."""
         self._happen(target, Event.SYNCED, "")
+
+    def synced_if_whole(self, target: str) -> bool:
+        """The same, unless a volume that is being written now is not written there: that one has to be copied first."""
+        if any(target not in volume.copies or not volume.copies[target].counts for lane in self.lanes for volume in lane.volumes()):
+            return False
+        self.synced(target)
+        return True
+
+    def copy_left(self, path: str, target: str, generation: int) -> None:
+        self._left[path, target] = generation
+
+    def released(self, path: str, target: str) -> bool:
+        """Whether no worker of this session can still write to that copy."""
+        port = self.ports[target]
+        return not port.haunted and (not port.up or self._left.get((path, target)) != port.generation) and path not in self.paths_in_use()
 
     def claimed(self, target: str) -> None:
         """The claim stands on `target` now."""

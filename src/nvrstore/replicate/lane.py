@@ -130,7 +130,7 @@ class Lane:
     def _prepare(self, now_s: float) -> None:
         for member in self.host.members():
             self._preparer(member.target).want(self.host.volume_bytes(self.rate_bps), now_s)
-        for volume in (*self.finishing, *([self.volume] if self.volume else [])):
+        for volume in self.volumes():
             for copy in volume.copies.values():
                 if copy.state is CopyState.PREPARING:
                     self._send_open(volume, copy)
@@ -338,7 +338,8 @@ class Lane:
         if answer.errno in _FULL:
             # Preallocation makes this rare: only this volume is given up there, its tail is owed by resync.
             log.warning("volume.abandoned", target=copy.target, path=volume.path, reason=why)
-            self._owe(volume, volume.leave(copy.target, None))
+            self._leave(volume, copy.target, None)
+            self.host.ports[copy.target].enqueue(Op(Request(Verb.CLOSE, handle=copy.handle), lambda _op, _answer: None, self))
             if volume is self.volume:
                 self.cut()
             host.abandoned(copy.target, volume.header, why)
@@ -352,7 +353,13 @@ class Lane:
         """`target` is no longer in the set: cut, and owe again what only it had."""
         self.cut()
         for volume in self.finishing:
-            self._owe(volume, volume.leave(target, set_needed))
+            self._leave(volume, target, set_needed)
+
+    def _leave(self, volume: OpenVolume, target: str, set_needed: int | None) -> None:
+        copy = volume.copies.get(target)
+        if copy is not None and copy.counts:
+            self.host.copy_left(volume.path, target, copy.generation)
+        self._owe(volume, volume.leave(target, set_needed))
 
     def _owe(self, volume: OpenVolume, orphans: Iterable[Submitted]) -> None:
         """Put the contents of batches that no copy has back in front of the queue (copied: their extents may be pinned)."""
@@ -369,7 +376,7 @@ class Lane:
 
     def _settle(self, now_s: float) -> None:
         blocked = False
-        for volume in (*self.finishing, *([self.volume] if self.volume else [])):
+        for volume in self.volumes():
             for sub in volume.submitted:
                 if blocked:
                     break
@@ -476,7 +483,11 @@ class Lane:
 
     def paths_in_use(self) -> list[str]:
         """Volumes that upkeep must not touch."""
-        return [volume.path for volume in (*self.finishing, *([self.volume] if self.volume else []))]
+        return [volume.path for volume in self.volumes()]
+
+    def volumes(self) -> list[OpenVolume]:
+        """Those that are being written, oldest first."""
+        return [*self.finishing, self.volume] if self.volume is not None else list(self.finishing)
 
     @property
     def idle(self) -> bool:

@@ -154,6 +154,11 @@ class Port:
                 held.drop()
             self._graves.remove(grave)
 
+    @property
+    def haunted(self) -> bool:
+        """Whether an abandoned appender may still write."""
+        return bool(self._graves)
+
     def close(self, timeout_s: float) -> None:
         """End the appender in order."""
         if self.appender is not None:

@@ -1,0 +1,340 @@
+"""How many cameras does one machine record to two targets, and what does it cost beside one ffmpeg process per camera?
+
+Run: python benchmarks/bench_streams.py --streams 50,150 --peer ffmpeg
+
+Question: CPU and memory per stream of the recorder (two copies, every promise on) against `ffmpeg -f tee` (two copies).
+Method:   the farm (a process of its own) sends N cameras over RTSP/TCP; the recorder, then the peer, records all of them
+          for `--seconds` after everybody has connected. CPU is that of the whole process tree (user + system); beside it that of the
+          whole machine minus the farm, since write-back runs in kernel threads. Memory is PSS of the tree at the end.
+          Before a figure counts, the recording is verified: of our archive every frame of every camera that was sent between
+          the first and the last one recorded, intact, once, on both copies; of ffmpeg's files the number of frames.
+Reports:  a table, and with --json one JSON object per line: {bench, host, unit, value, peer, ratio, ...}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One recorder at one N."""
+
+    recorder: str
+    streams: int
+    cpu_ms_per_stream_s: float
+    machine_ms_per_stream_s: float  # everything on the machine but the farm
+    pss_mb: float
+    connected_s: float
+    frames_sent: int
+    frames_lost: int
+    verified: str
+
+
+# --- measuring
+
+
+def tree(pid: int) -> list[int]:
+    """`pid` and all its descendants."""
+    found, todo = [], [pid]
+    while todo:
+        one = todo.pop()
+        found.append(one)
+        try:
+            for task in os.listdir(f"/proc/{one}/task"):
+                todo += [int(child) for child in Path(f"/proc/{one}/task/{task}/children").read_text().split()]
+        except OSError:
+            continue
+    return sorted(set(found))
+
+
+def cpu_s(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def machine_s() -> float:
+    """Busy seconds of all cores."""
+    user, nice, system, _idle, _wait, irq, softirq, *_ = (int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
+    return (user + nice + system + irq + softirq) / TICKS
+
+
+def pss_mb(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+class Farm:
+    """`nvrstore farm` in a process of its own, steered by JSON lines."""
+
+    def __init__(self, streams: int, bitrate: str) -> None:
+        command = [sys.executable, "-m", "nvrstore", "farm", "--streams", str(streams), "--port", "0", "--bitrate", bitrate]
+        self.process = subprocess.Popen([*command, "--json", "--control"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started = self._line()
+        self.port = int(started["port"])
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        loaded: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return loaded
+
+    def ask(self, do: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"do": do}) + "\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def url(self, i: int) -> str:
+        return f"rtsp://127.0.0.1:{self.port}/cam{i}"
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextmanager
+def farm_of(streams: int, bitrate: str) -> Iterator[Farm]:
+    farm = Farm(streams, bitrate)
+    try:
+        yield farm
+    finally:
+        farm.close()
+
+
+def measure(pid: int, farm: Farm, seconds: float) -> tuple[float, float, float]:
+    """CPU seconds of the tree, of the machine without the farm, and PSS in MB at the end."""
+    begin, machine, farming = cpu_s(tree(pid)), machine_s(), cpu_s([farm.process.pid])
+    time.sleep(seconds)
+    pids = tree(pid)
+    used = cpu_s(pids) - begin
+    return used, machine_s() - machine - (cpu_s([farm.process.pid]) - farming), pss_mb(pids)
+
+
+# --- the recorder
+
+
+def run_ours(n: int, farm: Farm, folder: Path, seconds: float, engine: str) -> Figures:
+    """Record with the library in a child process; verify through the archive."""
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--child", str(folder), "--port", str(farm.port), "--streams", str(n), "--engine", engine],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    try:
+        connected = json.loads(child.stdout.readline())
+        used, machine, memory = measure(child.pid, farm, seconds)
+        sent = farm.ask("stop")
+        child.stdin.write("stop\n")
+        child.stdin.flush()
+        json.loads(child.stdout.readline())
+        child.wait(60)
+    finally:
+        if child.poll() is None:
+            child.kill()
+            child.wait()
+    from benchmarks.verify import verify_archive
+
+    lost, frames, problem = verify_archive(folder, sent)
+    return Figures(
+        f"nvrstore {engine}",
+        n,
+        used / seconds / n * 1e3,
+        machine / seconds / n * 1e3,
+        memory,
+        connected["connected_s"],
+        frames,
+        lost,
+        problem or "every frame, both copies",
+    )
+
+
+def child(folder: Path, port: int, n: int, engine: str) -> None:
+    """The recording process: JSON lines to its parent, `stop` on standard input ends it."""
+    import anyio
+
+    import nvrstore
+
+    config = nvrstore.Config.parse(recorder_config(folder, port, n, engine))
+
+    async def main() -> None:
+        start = time.monotonic()
+        async with nvrstore.Recorder(config) as recorder:
+            while any(stream.status().state != "recording" for stream in recorder.streams()):
+                await anyio.sleep(0.1)
+                if time.monotonic() - start > 120:
+                    break
+            print(json.dumps({"connected_s": round(time.monotonic() - start, 2)}), flush=True)
+            await anyio.to_thread.run_sync(sys.stdin.readline)
+            await anyio.sleep(1.0)  # what is in the sockets when the farm has stopped
+        print(json.dumps({"stopped": True}), flush=True)
+
+    anyio.run(main)
+
+
+def recorder_config(folder: Path, port: int, n: int, engine: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "recorder": {"name": "bench", "state": str(folder / "state")},
+        "target": [{"name": "a", "path": str(folder / "a")}, {"name": "b", "path": str(folder / "b")}],
+        "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2}],
+        "stream_defaults": {"journal": "main", "engine": engine},
+        "stream": [{"id": f"cam{i}", "url": f"rtsp://127.0.0.1:{port}/cam{i}"} for i in range(n)],
+    }
+
+
+# --- the peers
+
+
+def run_ffmpeg(n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
+    """One `ffmpeg -f tee` process per camera, two copies, fragmented MP4 in segments of 10 s."""
+    for name in "ab":
+        (folder / name).mkdir()
+    script = Path(tempfile.mkstemp(suffix=".sh", dir=folder)[1])
+    segment = "f=segment:segment_time=10:segment_format=mp4:segment_format_options=movflags=frag_keyframe+empty_moov"
+    lines = []
+    for i in range(n):
+        outputs = "|".join(f"[{segment}]{folder}/{name}/{i}-%03d.mp4" for name in "ab")
+        options = "-v error -nostdin -rtsp_transport tcp -probesize 500000 -analyzeduration 0"
+        lines.append(f"ffmpeg {options} -i {farm.url(i)} -c copy -map 0 -f tee '{outputs}' &")
+        if i % 5 == 4:
+            lines.append("sleep 0.1")
+    script.write_text("\n".join([*lines, "trap 'kill -INT $(jobs -p); wait; exit' TERM", "wait", ""]))
+    start = time.monotonic()
+    shell = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while len(list((folder / "a").glob("*-000.mp4"))) < n and time.monotonic() - start < 120:
+            time.sleep(0.1)
+        connected_s = time.monotonic() - start
+        time.sleep(3)
+        used, machine, memory = measure(shell.pid, farm, seconds)
+        sent = farm.ask("stop")
+        time.sleep(1)
+    finally:
+        shell.send_signal(signal.SIGTERM)
+        try:
+            shell.wait(60)
+        except subprocess.TimeoutExpired:
+            for pid in tree(shell.pid):
+                os.kill(pid, signal.SIGKILL)
+            shell.wait()
+    from benchmarks.verify import verify_files
+
+    lost, frames, problem = verify_files(folder / "a", folder / "b", n, sent)
+    return Figures(
+        "ffmpeg -f tee",
+        n,
+        used / seconds / n * 1e3,
+        machine / seconds / n * 1e3,
+        memory,
+        connected_s,
+        frames,
+        lost,
+        problem or "number of frames, both copies",
+    )
+
+
+# --- the run
+
+
+def prepare(folder: Path) -> None:
+    for name in ("a", "b"):
+        command = [sys.executable, "-m", "nvrstore", "target", "init", str(folder / name)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", default="50,150")
+    parser.add_argument("--peer", default="ffmpeg", choices=["ffmpeg", "none"])
+    parser.add_argument("--engine", default="pyav")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--bitrate", default="4M")
+    parser.add_argument("--dir", type=Path, default=None)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--child", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child is not None:
+        child(args.child, args.port, int(args.streams), args.engine)
+        return 0
+    threading.stack_size(0)
+    results: list[Figures] = []
+    for n in (int(part) for part in args.streams.split(",")):
+        for who in ("ours", *((args.peer,) if args.peer != "none" else ())):
+            folder = Path(tempfile.mkdtemp(prefix="nvrstore-bench-", dir=args.dir))
+            try:
+                with farm_of(n, args.bitrate) as farm:
+                    if who == "ours":
+                        prepare(folder)
+                        results.append(run_ours(n, farm, folder, args.seconds, args.engine))
+                    else:
+                        results.append(run_ffmpeg(n, farm, folder, args.seconds))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
+    report(results, as_json=args.json)
+    return 0 if all(f.frames_lost == 0 for f in results if f.recorder.startswith("nvrstore")) else 1
+
+
+def report(results: list[Figures], *, as_json: bool) -> None:
+    peers = {f.streams: f for f in results if not f.recorder.startswith("nvrstore")}
+    if not as_json:
+        print(f"{'recorder':<16}{'N':>5}{'CPU ms/s':>10}{'machine':>10}{'PSS MB':>9}{'lost':>7}  ratio CPU, machine, memory; verified")
+    for f in results:
+        peer = peers.get(f.streams)
+        ratios = [
+            round(f.cpu_ms_per_stream_s / peer.cpu_ms_per_stream_s, 3),
+            round(f.machine_ms_per_stream_s / peer.machine_ms_per_stream_s, 3),
+            round(f.pss_mb / peer.pss_mb, 3),
+        ] if peer is not None and peer is not f else []  # fmt: skip
+        if as_json:
+            host = {"cores": os.cpu_count()}
+            line = {"bench": "streams", "host": host, "unit": "ms CPU per second and stream", "value": round(f.cpu_ms_per_stream_s, 3)}
+            print(json.dumps({**line, "peer": peer.recorder if peer else None, "ratio": ratios[0] if ratios else None, **asdict(f)}))
+        else:
+            print(
+                f"{f.recorder:<16}{f.streams:>5}{f.cpu_ms_per_stream_s:>10.2f}{f.machine_ms_per_stream_s:>10.2f}{f.pss_mb:>9.0f}"
+                f"{f.frames_lost:>7}  {' '.join(str(r) for r in ratios)}  {f.verified}"
+            )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())

@@ -1,0 +1,442 @@
+"""The recorder, synchronous: every room built from the configuration, started and stopped in order, in threads of its own.
+
+    start   state directory -> targets -> identities -> claims -> catalog, pool, ports, engines, hub -> streams -> upkeep
+    stop    streams -> engines drain and close their volumes -> upkeep -> hub -> targets -> catalog -> state directory
+
+Recording starts as soon as the terms are claimed; recovery of what an earlier session left runs beside it. A target that
+is away at the start joins when it answers. Nothing here runs on the host's event loop, and nothing here knows of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from nvrstore import events
+from nvrstore.catalog.store import Catalog
+from nvrstore.clock import SYSTEM_CLOCK, Clock
+from nvrstore.config import Config, JournalConfig, StreamConfig, TargetConfig
+from nvrstore.control import ControlServer
+from nvrstore.errors import ConfigError, NotFoundError, RecorderFailedError, UsageError
+from nvrstore.ingest.group import Ingest
+from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
+from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, RECORD_BYTES_MAX, STOP_S
+from nvrstore.model import Gap, Mark, Record, new_id
+from nvrstore.recorder.bus import Bus
+from nvrstore.recorder.durable import Durability
+from nvrstore.recorder.observer import RecorderObserver
+from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
+from nvrstore.recorder.state import StateDirectory
+from nvrstore.replicate.buffer import ReplayBuffer
+from nvrstore.replicate.claim import Claimant
+from nvrstore.replicate.contract import JournalSpec
+from nvrstore.replicate.engine import JournalEngine
+from nvrstore.replicate.hub import Hub
+from nvrstore.replicate.intake import Intake
+from nvrstore.replicate.port import Port
+from nvrstore.targets.contract import Target
+from nvrstore.targets.directory import DirectoryTarget
+from nvrstore.targets.pool import Pool
+from nvrstore.telemetry import get_logger
+from nvrstore.times import to_datetime
+from nvrstore.upkeep.chores import Chores
+
+log = get_logger("recorder.core")
+
+REFUGE: Final = "refuge"
+POOL_BYTES: Final = 2 * GIB  # address space only: pages are touched as the buffer grows, up to its bound
+BUFFER_BYTES: Final = 512 * MIB  # default bound: 3 x lost_s of 170 MB/s on ssd; where journals give `buffer_bytes`, their sum
+DRAIN_S: Final = 2.0  # of the 5 s in which a stopping recorder commits and closes everything
+STEP_S: Final = 0.02
+
+MakeTarget = Callable[[TargetConfig, str | None, int | None], Target]
+
+
+def make_target(config: TargetConfig, worker_python: str | None, lock_fd: int | None) -> Target:
+    """The target that a configuration names."""
+    if config.path is None:
+        raise ConfigError([(f"target {config.name}", "storage nodes are not supported by this version; give a path")])
+    python = {} if worker_python is None else {"worker_python": worker_python}
+    return DirectoryTarget(config.name, config.path, isolation=config.isolation, lock_fd=lock_fd, medium=config.medium, **python)
+
+
+class RecorderCore:
+    """See the module. `start` and `stop` block, within bounds; everything else returns at once."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        resolve: ResolveStream = resolve_configured,
+        take_over: bool = False,
+        clock: Clock = SYSTEM_CLOCK,
+        make: MakeTarget = make_target,
+    ) -> None:
+        self.config, self._take_over, self.clock, self._make = config, take_over, clock, make
+        self.session = secrets.randbits(64)
+        self.bus = Bus()
+        self._ingest = Ingest(
+            self.session, clock=clock, on_event=self.bus.publish, resolve=resolve, local=lambda utc_ns: self.config.recorder.local(utc_ns)
+        )
+        self.failed: Future[None] = Future()  # done with an exception when the recorder itself cannot go on
+        self.durability = Durability(max(journal.copies for journal in config.journals))
+        self._intakes: dict[str, Intake] = {}
+        self.engines: dict[str, JournalEngine] = {}
+        self.targets: dict[str, Target] = {}
+        self.worker_locks: set[str] = set()  # targets none of whose earlier workers can still run
+        self._undo: list[Callable[[], object]] = []
+        self.started_ns = 0
+
+    # --- start and stop
+
+    def start(self) -> None:
+        """Raises `JournalInUseError`, `TargetIdentityError`, `ConfigError`; on any error everything is closed again."""
+        self.state = StateDirectory(self.config.recorder.state)
+        self._undo.append(self.state.close)
+        try:
+            self._open_targets()
+            self._build(self._claim())
+            self._begin()
+        except BaseException:
+            self._unwind()
+            raise
+
+    def stop(self) -> bool:
+        """End in order, in 5 s at most; False when something had to be left behind (it is in the log)."""
+        in_order = self._ingest.stop(STOP_S) == 0
+        in_order &= self._drain_engines()
+        if not in_order:
+            log.warning("recorder.stopped_late")
+        self._unwind()
+        self.bus.close()
+        return in_order
+
+    def _unwind(self) -> None:
+        while self._undo:
+            try:
+                self._undo.pop()()
+            except Exception:
+                log.exception("recorder.close_failed")  # the others are closed all the same
+
+    def _open_targets(self) -> None:
+        for config in self.config.targets:
+            self._add_target(config, self._make)
+        configured = {target.name: target.id for target in self.config.targets}
+        self._ids = identify_targets(self.targets, self.state, configured)
+        refuge = self._add_target(TargetConfig(name=REFUGE, path=self.state.refuge), make_target)
+        self._ids[REFUGE] = ensure_refuge(refuge)
+
+    def _add_target(self, config: TargetConfig, make: MakeTarget) -> Target:
+        lock_fd = self.state.worker_lock(config.name)
+        if lock_fd is not None:
+            self.worker_locks.add(config.name)
+            self._undo.append(lambda: os.close(lock_fd))
+        target = make(config, self.config.recorder.worker_python, lock_fd)
+        self.targets[config.name] = target
+        self._undo.append(lambda: target.close(1.0))
+        return target
+
+    def _claim(self) -> dict[str, ClaimedJournal]:
+        me = Claimant(self.config.recorder.name, self.state.recorder_id, self.session)
+        return {
+            journal.name: claim_journal(
+                journal.name,
+                {name: self.targets[name] for name in journal.targets},
+                me,
+                self.state,
+                self.clock,
+                takeover_s=journal.takeover_s,
+                take_over=self._take_over,
+            )
+            for journal in self.config.journals
+        }
+
+    def _build(self, claims: Mapping[str, ClaimedJournal]) -> None:
+        config, clock = self.config, self.clock
+        self.catalog = Catalog(self.state.catalog, on_alarm=self._catalog_alarm)
+        self._undo.append(self.catalog.close)
+        self._pool = Pool(POOL_BYTES)
+        self._undo.append(self._pool.close)
+        wanted = [journal.buffer_bytes for journal in config.journals if journal.buffer_bytes is not None]
+        self._buffer = ReplayBuffer(self._pool, bytes_max=max(sum(wanted), BUFFER_BYTES_MIN) if wanted else BUFFER_BYTES)
+        self.hub = Hub(clock, on_failure=self._fail)
+        ports = self._make_ports()
+        for port in ports.values():
+            self._undo.append(partial(port.close, 0.5))
+        self._undo.append(lambda: self.hub.stop(1.0))
+        self._chores = Chores(self, REFUGE)
+        copies = {journal.name: journal.copies for journal in config.journals}
+        observer = RecorderObserver(self.catalog, self.durability, self.bus, self._chores, clock, copies.__getitem__)
+        for journal in config.journals:
+            intake = self._intakes[journal.name] = Intake(self.hub.wake)
+            own = {name: ports[name] for name in (*journal.targets, REFUGE)}
+            spec = self._spec(journal, claims[journal.name])
+            self.engines[journal.name] = JournalEngine(spec, own, self._buffer, intake, clock, observer, self.hub.post)
+        self.hub.add(list(ports.values()), list(self.engines.values()))
+
+    def _begin(self) -> None:
+        self.started_ns = self.clock.utc_ns()
+        self.hub.start()
+        for stream in self.config.streams:
+            self.add_stream(stream)
+        self._chores.start()
+        self._undo.append(self._chores.stop)
+        control = ControlServer(
+            self.state.socket,
+            {
+                "status": lambda _: self.status(),
+                "drain": lambda args: self.drain(str(args["target"])),
+                "return": lambda args: self.take_back(str(args["target"])),
+                "trigger": self._trigger,
+            },
+        )
+        try:
+            control.start()
+        except OSError as error:  # the state disk: an alarm, never a stop
+            self._alarm("control", f"no control socket at {self.state.socket}: {error.strerror}")
+        self._undo.append(control.close)
+
+    def _drain_engines(self) -> bool:
+        """Commit and close what is here; False when the targets did not let it in time."""
+        deadline_s = self.clock.monotonic_s() + DRAIN_S
+        pause = threading.Event()
+
+        def step() -> bool:
+            for engine in self.engines.values():
+                engine.stop()
+            return all(engine.idle for engine in self.engines.values())
+
+        while self.clock.monotonic_s() < deadline_s:
+            if self.hub.ask(step, timeout_s=DRAIN_S):
+                return True
+            pause.wait(STEP_S)
+        return False
+
+    def _make_ports(self) -> dict[str, Port]:
+        late: dict[str, float] = {}
+        lost: dict[str, float] = {}
+        journals: dict[str, list[str]] = {name: [] for name in self.targets}
+        for journal in self.config.journals:
+            for name in journal.targets:
+                journals[name].append(journal.name)
+                # Shared by several journals: the most patient one decides.
+                if journal.late_s is not None:
+                    late[name] = max(journal.late_s, late.get(name, 0.0))
+                if journal.lost_s is not None:
+                    lost[name] = max(journal.lost_s, lost.get(name, 0.0))
+        return {
+            name: Port(
+                target,
+                self._pool,
+                self.clock,
+                target_id=self._ids.get(name, ""),
+                look_id=self.state.recorder_id,
+                journals=journals[name],
+                late_s=late.get(name),
+                lost_s=lost.get(name),
+                post=self.hub.post,
+            )
+            for name, target in self.targets.items()
+        }
+
+    def _spec(self, journal: JournalConfig, claimed: ClaimedJournal) -> JournalSpec:
+        return JournalSpec(
+            name=journal.name,
+            journal_id=claimed.journal_id,
+            recorder=self.config.recorder.name,
+            session=self.session,
+            claim=claimed.claim.key,
+            targets=journal.targets,
+            copies=journal.copies,
+            claimed_on=frozenset(claimed.targets),
+            commit_any=journal.commit == "any",
+            failback_auto=journal.failback == "auto",
+            tick_s=journal.tick_s,
+            fragment_s=journal.fragment_s,
+            hold_down_s=journal.hold_down_s,
+            buffer_bytes=journal.buffer_bytes or BUFFER_BYTES,
+            volume_bytes=journal.volume_bytes,
+            volume_age_s=journal.volume_age_s,
+            refuge=REFUGE,
+        )
+
+    # --- streams
+
+    def add_stream(self, stream: StreamConfig) -> None:
+        """Raises UsageError for an id that is in use or a journal that there is not."""
+        intake = self._intakes.get(stream.journal or "")
+        if intake is None:
+            raise UsageError(f"stream {stream.id!r}: there is no journal {stream.journal!r}", hint="journals: " + ", ".join(self._intakes))
+        self._ingest.add(stream, intake, fragment_s=self.config.journal(stream.journal or "").fragment_s)
+
+    def remove_stream(self, stream_id: str) -> None:
+        """Raises NotFoundError."""
+        self.supervisor(stream_id)
+        self._ingest.remove(stream_id)
+
+    def supervisor(self, stream_id: str) -> Supervisor:
+        """Raises NotFoundError."""
+        try:
+            return self._ingest.supervisor(stream_id)
+        except KeyError:
+            raise NotFoundError(f"there is no stream {stream_id!r}", hint="`nvrstore status` lists the streams") from None
+
+    def stream_ids(self) -> list[str]:
+        return [supervisor.config.id for supervisor in self._ingest.supervisors()]
+
+    def apply(self, config: Config) -> list[str]:
+        """Follow `config`: streams come, go, change. Returns what needs a restart, in words."""
+        changed = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
+        later = [f"`{what}` changed: takes effect when the recorder is started again" for what in changed]
+        running = {supervisor.config.id: supervisor.config for supervisor in self._ingest.supervisors()}
+        wanted = {stream.id: stream for stream in config.streams}
+        for stream_id, present in running.items():
+            if wanted.get(stream_id) != present:
+                self._ingest.remove(stream_id)
+        for stream_id, stream in wanted.items():
+            if running.get(stream_id) != stream:
+                self.add_stream(stream)
+        self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
+        return later
+
+    def mark(self, stream_id: str, kind: str, start_ns: int, end_ns: int, data: dict[str, Any], copies: int) -> tuple[str, Future[None]]:
+        """The mark's id, and when it is durable. Raises UsageError for data that is no JSON, or too much."""
+        journal = self.supervisor(stream_id).config.journal or ""
+        record = Mark(new_id(), stream_id, kind, start_ns, end_ns, data).record()
+        try:
+            length = len(json.dumps(dict(record.body)))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the data of a mark must be JSON: {error}") from error
+        if length > RECORD_BYTES_MAX // 2:
+            raise UsageError(f"the data of a mark is {length} bytes of JSON; at most {RECORD_BYTES_MAX // 2} are stored")
+        durable = self.durability.wait_record(record.id, copies)
+        self._intakes[journal].record(record)
+        return record.id, durable
+
+    def record_gap(self, journal: str, gap: Gap) -> None:
+        """Enter what upkeep found into the ledger."""
+        self._intakes[journal].record(gap.record())
+
+    def _trigger(self, args: dict[str, Any]) -> None:
+        supervisor = self.supervisor(str(args["stream"]))
+        supervisor.trigger(str(args.get("name", "manual")), pre_s=float(args.get("pre_s", 10)), post_s=float(args.get("post_s", 20)))
+
+    # --- targets
+
+    def drain(self, target: str) -> None:
+        """Take a target out of every journal. Raises NotFoundError."""
+        self._each_journal_of(target, lambda engine: engine.drain(target))
+
+    def take_back(self, target: str) -> None:
+        """Maintenance is over. Raises NotFoundError."""
+        self._each_journal_of(target, lambda engine: engine.take_back(target))
+
+    def _each_journal_of(self, target: str, call: Callable[[JournalEngine], None]) -> None:
+        engines = [engine for engine in self.engines.values() if target in engine.spec.targets]
+        if not engines:
+            raise NotFoundError(f"there is no target {target!r}", hint="targets: " + ", ".join(t.name for t in self.config.targets))
+        for engine in engines:
+            self.hub.ask(partial(call, engine))
+
+    # --- looking
+
+    def durable_until(self, stream_id: str, copies: int = 1) -> datetime | None:
+        durable_ns = self.durability.durable_ns(stream_id, copies)
+        return to_datetime(durable_ns) if durable_ns else None
+
+    def status(self) -> dict[str, Any]:
+        """Everything as JSON values. Stored bytes and age are what is durable, never what is intended."""
+        now_ns = self.clock.utc_ns()
+        return {
+            "recorder": self.config.recorder.name,
+            "recorder_id": self.state.recorder_id,
+            "session": f"{self.session:016x}",
+            "started_ns": self.started_ns,
+            "utc_ns": now_ns,
+            "streams": [self._stream_status(supervisor, now_ns) for supervisor in self._ingest.supervisors()],
+            "journals": [engine.status() for engine in self.engines.values()],
+            "buffer": {"bytes": self._buffer.bytes, "bytes_max": self._buffer.bytes_max},
+            "upkeep": self._chores.status(),
+            "catalog": {"healthy": self.catalog.statistics().healthy, "rows_waiting": self.catalog.statistics().rows_waiting},
+            "late_s_max": round(self.hub.late_s_max, 3),
+            "sources_stuck": self._ingest.stuck(),
+        }
+
+    def _stream_status(self, supervisor: Supervisor, now_ns: int) -> dict[str, Any]:
+        status = supervisor.status()
+        durable_ns = self.durability.durable_ns(status.id)
+        return {
+            "stream": status.id,
+            "name": status.name,
+            "journal": supervisor.config.journal,
+            "state": str(status.state),
+            "reason": status.reason,
+            "engine": status.engine,
+            "mode": status.mode,
+            "codec": status.codec,
+            "width": status.width,
+            "height": status.height,
+            "audio_codec": status.audio_codec,
+            "fps": round(status.fps, 2),
+            "bitrate_bps": round(status.bitrate_bps),
+            "samples": status.samples,
+            "skipped": status.skipped,
+            "reconnects": status.reconnects,
+            "durable_ns": durable_ns or None,
+            "durable_age_s": round((now_ns - durable_ns) / 1e9, 3) if durable_ns else None,
+            "stored_bytes": self.durability.stored_bytes(status.id),
+            "gap": None
+            if status.gap is None
+            else {"cause": str(status.gap.cause), "start_ns": status.gap.start_ns, "detail": status.gap.detail},
+        }
+
+    # --- for upkeep
+
+    @property
+    def recorder_id(self) -> str:
+        return self.state.recorder_id
+
+    def publish(self, event: events.Event) -> None:
+        self.bus.publish(event)
+
+    def save_term(self, journal: str, term: int) -> bool:
+        return self.state.save_term(journal, term)
+
+    def saved_term(self, journal: str) -> int:
+        return self.state.term(journal)
+
+    def wait_record(self, journal: str, record: Record, timeout_s: float) -> bool:
+        """Enter a record into the ledger; whether it became durable in time."""
+        durable = self.durability.wait_record(record.id)
+        self._intakes[journal].record(record)
+        try:
+            durable.result(timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def synced(self, journal: str, copies: int) -> None:
+        """Everything of the journal is on so many copies."""
+        streams = [s.config.id for s in self._ingest.supervisors() if s.config.journal == journal]
+        self.durability.synced(journal, streams, copies)
+
+    # --- failures
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(RecorderFailedError(f"the engine ended: {error!r}", hint="please report this with the log"))
+
+    def _catalog_alarm(self, sentence: str) -> None:
+        if sentence:
+            self._alarm("catalog", sentence)
+
+    def _alarm(self, what: str, sentence: str) -> None:
+        log.error("alarm.raised", what=what, sentence=sentence)
+        self.bus.publish(events.Alarm(utc_ns=self.clock.utc_ns(), what=what, sentence=sentence))

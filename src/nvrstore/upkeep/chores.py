@@ -1,0 +1,179 @@
+"""Everything beside recording: claims for targets that return, room on full ones, recovery, resync, retention.
+
+    engine's wishes --> [quick thread]  claims · room on a full target            must not wait behind a copy of gigabytes
+                    `-> [long thread]   recovery · resync · retention, also every few seconds without being asked
+
+Two threads of their own: a host's blocked loop delays none of it, and none of it delays a commit. Work is written as
+steps (they decide, workers act), is interruptible between two calls, and starts over from what is on the targets: a wish
+that is lost costs time, never footage.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from nvrstore.errors import ClosedError, NvrstoreError
+from nvrstore.events import Alarm
+from nvrstore.failover.terms import Claim, Verdict
+from nvrstore.journal.names import NEXT_DIR, journal_dir
+from nvrstore.replicate.claim import Claimant, bring_claim, claim_term
+from nvrstore.targets.contract import Call, Request, Steps, Verb
+from nvrstore.targets.identity import ensure_journal
+from nvrstore.targets.steps import list_all
+from nvrstore.telemetry import get_logger
+from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.mending import Mending
+from nvrstore.upkeep.pruning import Pruning
+
+log = get_logger("upkeep.chores")
+
+ROUND_S: Final = 5.0  # retention and a look for what is left to do
+SOON_S: Final = 0.5  # while a member is not synced
+STOP_S: Final = 1.0
+
+
+class Chores:
+    """The engine's wishes, carried out. `start`, then wishes from any thread, then `stop`."""
+
+    def __init__(self, host: UpkeepHost, refuge: str) -> None:
+        self._host = host
+        self._quick, self._long = Runner(host.targets), Runner(host.targets)
+        # Room must be made while a resync copies gigabytes: pruning runs in either thread, one at a time.
+        self._pruning_lock = threading.Lock()
+        self._pruning = Pruning(host, self._quick)
+        self.mending = Mending(host, self._long, refuge, self._pruning)
+        self._wishes: dict[tuple[str, ...], Callable[[], None]] = {}
+        self._lock = threading.Lock()
+        self._quick_bell, self._long_bell = threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run_quick, name="nvrstore-chores", daemon=True),
+            threading.Thread(target=self._run_long, name="nvrstore-upkeep", daemon=True),
+        ]
+        self._started = False
+
+    def start(self) -> None:
+        self._started = True
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> bool:
+        """Interrupt whatever runs; False when a thread did not end in time."""
+        for runner, bell in ((self._quick, self._quick_bell), (self._long, self._long_bell)):
+            runner.stopping.set()
+            bell.set()
+        if self._started:
+            for thread in self._threads:
+                thread.join(STOP_S)
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def status(self) -> dict[str, Any]:
+        """JSON values."""
+        return {"pruned": self._pruning.removed, "short_bytes": dict(self._pruning.short), **self.mending.status()}
+
+    # --- wishes, from the engine's thread: they only queue
+
+    def claim(self, journal: str, target: str) -> None:
+        self._wish(("claim", journal, target), lambda: self._bring_claim(journal, target))
+
+    def claim_again(self, journal: str) -> None:
+        self._wish(("claim again", journal), lambda: self._claim_again(journal))
+
+    def space(self, journal: str, target: str) -> None:
+        self._wish(("space", target), lambda: self._make_room(journal, target))
+
+    def resync(self, journal: str, target: str) -> None:
+        self._long_bell.set()
+
+    def recover(self, journal: str) -> None:
+        self._long_bell.set()
+
+    def _wish(self, key: tuple[str, ...], call: Callable[[], None]) -> None:
+        with self._lock:
+            self._wishes[key] = call
+        self._quick_bell.set()
+
+    # --- the quick thread
+
+    def _run_quick(self) -> None:
+        while not self._quick.stopping.is_set():
+            self._quick_bell.wait()
+            self._quick_bell.clear()
+            with self._lock:
+                wishes, self._wishes = self._wishes, {}
+            for key, call in wishes.items():
+                self._guarded(" ".join(key), call)
+
+    def _guarded(self, what: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except ClosedError:
+            pass  # the recorder stops
+        except NvrstoreError as error:
+            log.warning("chore.failed", chore=what, reason=str(error))  # it is asked for again as long as it is needed
+        except Exception:
+            log.exception("chore.broken", chore=what)
+            self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="upkeep", sentence=f"{what} failed: see the log"))
+
+    def _bring_claim(self, journal: str, target: str) -> None:
+        host = self._host
+        engine = host.engines[journal]
+        key = engine.spec.claim
+        claim = Claim(journal, key.term, host.config.recorder.name, key.recorder_id, key.session, host.clock.utc_ns())
+        self._quick.run(ensure_journal(target, journal, engine.spec.journal_id))
+        verdict = self._quick.run(bring_claim(target, claim))
+        if verdict is Verdict.OK:
+            self._quick.run(clear_leftovers(target, journal, keep=f"{host.session:016x}-"))
+            host.hub.post(lambda: engine.claimed(target))
+        elif verdict is Verdict.STALE_SELF:
+            self._claim_again(journal)
+        else:
+            log.warning("claim.refused", journal=journal, target=target, reason="another recorder took over")
+
+    def _claim_again(self, journal: str) -> None:
+        host = self._host
+        engine = host.engines[journal]
+        me = Claimant(host.config.recorder.name, host.recorder_id, host.session)
+        term = max(engine.spec.claim.term, host.saved_term(journal))
+        claimed = self._quick.run(
+            claim_term(list(engine.spec.targets), journal, me, utc_ns=host.clock.utc_ns(), state_term=term, take_over=True)
+        )
+        host.save_term(journal, claimed.claim.term)
+        host.hub.post(lambda: engine.reclaimed(claimed.claim.key))
+
+    def _make_room(self, journal: str, target: str) -> None:
+        engine = self._host.engines[journal]
+        # Every lane that waits needs a volume, and the next one is prepared at once.
+        room = self._host.hub.ask(
+            lambda: 2 * max(1, len(engine.lanes)) * engine.volume_bytes(max((x.rate_bps for x in engine.lanes), default=0.0))
+        )
+        with self._pruning_lock:
+            self._pruning.run({target: room})
+
+    # --- the long thread
+
+    def _run_long(self) -> None:
+        self._guarded("learn", self.mending.learn)
+        while not self._long.stopping.is_set():
+            for journal in self._host.engines:
+                self._guarded(f"mend {journal}", lambda journal=journal: self.mending.run(journal))  # type: ignore[misc]
+            if not self._long.stopping.is_set():
+                self._guarded("retention", self._retention)
+            self._long_bell.wait(SOON_S if self.mending.pending else ROUND_S)
+            self._long_bell.clear()
+
+    def _retention(self) -> None:
+        with self._pruning_lock:
+            self._pruning.run()
+
+
+def clear_leftovers(target: str, journal: str, *, keep: str) -> Steps[int]:
+    """Remove files that were prepared in `.next` by anybody but the session whose names begin with `keep`; how many went."""
+    folder = f"{journal_dir(journal)}/{NEXT_DIR}"
+    gone = 0
+    for entry in (yield from list_all(target, folder, missing_ok=True)):
+        if not entry.directory and not entry.name.startswith(keep):
+            answer = yield Call(target, Request(Verb.UNLINK, f"{folder}/{entry.name}"))
+            gone += answer.ok
+    return gone

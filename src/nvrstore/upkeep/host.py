@@ -1,0 +1,100 @@
+"""What upkeep needs of the recorder it works for, and how it runs steps: interruptible between two calls."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from nvrstore.catalog.store import Catalog
+from nvrstore.clock import Clock
+from nvrstore.config import Config
+from nvrstore.errors import ClosedError
+from nvrstore.events import Event
+from nvrstore.model import Gap, Record
+from nvrstore.replicate.engine import JournalEngine
+from nvrstore.replicate.hub import Hub
+from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Steps, Target
+from nvrstore.telemetry import get_logger
+
+log = get_logger("upkeep")
+
+T = TypeVar("T")
+
+CALL_S = 15.0  # one call of a chore; chores wait longer than commits do, a disk may be busy with those
+
+
+class UpkeepHost(Protocol):
+    """A recorder that runs."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def session(self) -> int: ...
+    @property
+    def started_ns(self) -> int: ...
+    @property
+    def recorder_id(self) -> str: ...
+    @property
+    def engines(self) -> Mapping[str, JournalEngine]: ...
+    @property
+    def targets(self) -> Mapping[str, Target]: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
+    def catalog(self) -> Catalog: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def worker_locks(self) -> set[str]:
+        """Targets of which no worker of an earlier recorder can still run."""
+
+    def publish(self, event: Event) -> None: ...
+
+    def save_term(self, journal: str, term: int) -> bool: ...
+
+    def saved_term(self, journal: str) -> int: ...
+
+    def wait_record(self, journal: str, record: Record, timeout_s: float) -> bool:
+        """Enter a record into the ledger; whether it became durable in time."""
+
+    def record_gap(self, journal: str, gap: Gap) -> None: ...
+
+    def synced(self, journal: str, copies: int) -> None:
+        """Everything of the journal is on so many copies."""
+
+
+class Runner:
+    """Runs steps until it is stopped. One per thread of upkeep."""
+
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self._targets = targets
+        self.stopping = threading.Event()
+
+    def run(self, steps: Steps[T], *, between: Callable[[], object] = lambda: None) -> T:
+        """Drive `steps` to their end. Raises ClosedError when the recorder stops meanwhile, and whatever the steps raise.
+
+        `between` is called before every call: it may wait (a throttle) or raise (the target is no member any more).
+        """
+        try:
+            call = next(steps)
+            while True:
+                if self.stopping.is_set():
+                    raise ClosedError("the recorder is stopping")
+                between()
+                call = steps.send(self._ask(call.target, call.request))
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            steps.close()
+
+    def _ask(self, target: str, request: Request) -> Answer:
+        future = self._targets[target].keeper.submit(request)
+        waited_s = 0.0
+        while not future.done() and waited_s < CALL_S and not self.stopping.is_set():
+            try:
+                return future.result(0.25)
+            except TimeoutError:
+                waited_s += 0.25
+        return future.result(0) if future.done() else Answer(0, UNAVAILABLE)

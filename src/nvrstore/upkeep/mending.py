@@ -1,0 +1,338 @@
+"""Recovery and resync on a running recorder: round after round, until every member lacks nothing.
+
+    survey of the targets that answer -> plan -> recover what an earlier session, or a lost member, left open
+                                              -> copy what a member lacks, newest first, throttled
+                                              -> what the refuge holds and every member has now: released
+                                              -> a member that lacks nothing: SYNCED
+
+Recording never waits for any of it. What recovery finds goes to the catalog, and into the ledger: the time between the last
+durable sample of an earlier session and the start of this one is a gap "recorder"; gaps that an earlier session left open
+end where this one began to account.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from nvrstore.catalog.query import CatalogReader
+from nvrstore.catalog.schema import CopyState
+from nvrstore.catalog.views import VolumeInfo
+from nvrstore.errors import NvrstoreError, TargetError
+from nvrstore.events import Alarm, ResyncProgress
+from nvrstore.failover.machine import State
+from nvrstore.journal.model import Batch, VolumeHeader
+from nvrstore.journal.names import VolumeName, parse_volume_path, writer_tag
+from nvrstore.model import Cause, Gap, Media, Record, RecordKind, TrackKey
+from nvrstore.replicate.copying import Progress
+from nvrstore.replicate.engine import JournalEngine
+from nvrstore.replicate.inventory import Known, Survey, Volume, scan_copy, survey
+from nvrstore.replicate.recover import CopyStatus, Recovered, recover_volume
+from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, plan_resync, resync
+from nvrstore.replicate.truth import choose_truth
+from nvrstore.targets.contract import Call, Request, Steps, Verb
+from nvrstore.telemetry import get_logger
+from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.pruning import Pruning
+
+log = get_logger("upkeep.mending")
+
+_STATES: Final = {
+    CopyStatus.WHOLE: CopyState.COMPLETE,
+    CopyStatus.OPEN: CopyState.LIVE,
+    CopyStatus.PARTIAL: CopyState.PARTIAL,
+    CopyStatus.DAMAGED: CopyState.DAMAGED,
+    CopyStatus.CONFLICT: CopyState.DAMAGED,
+    CopyStatus.AWAY: CopyState.PARTIAL,
+}
+
+
+class Mending:
+    """See the module. Used by the long thread of upkeep."""
+
+    def __init__(self, host: UpkeepHost, runner: Runner, refuge: str, pruning: Pruning) -> None:
+        self._host, self._runner, self._refuge, self._pruning = host, runner, refuge, pruning
+        self._held: dict[str, frozenset[str]] = {}  # volumes that cannot be closed yet: who has all there is
+        self._ends_ns: dict[str, int] = {}  # stream: where the footage of earlier sessions ends
+        self._told_ns: dict[str, int] = {}  # stream: start of the "recorder" gap as last entered
+        self._claimed_s = host.clock.monotonic_s()
+        self._progress: dict[str, Progress] = {}
+        self.recovered = self.copied = 0
+        self.pending = True
+
+    def status(self) -> dict[str, Any]:
+        """JSON values. `resync` says per journal how far the present round is."""
+        return {
+            "recovered_volumes": self.recovered,
+            "copied_volumes": self.copied,
+            "resync": {journal: asdict(progress) for journal, progress in self._progress.items()},
+        }
+
+    # --- what earlier sessions wrote down
+
+    def learn(self) -> None:
+        """From the catalog, before the first round; what the catalog lacks comes with the volumes it lacks."""
+        host = self._host
+        with CatalogReader(host.catalog.path) as reader:
+            for stream in host.config.streams:
+                ends = reader.last_durable(stream.id)
+                # This session's own footage may be in there already: it began after `started_ns`.
+                end_ns = max((e for key, e in ends.items() if key.media is Media.VIDEO), default=0)
+                if end_ns and end_ns < host.started_ns:
+                    self._ends_ns[stream.id] = end_ns
+            journal_of = {stream.id: stream.journal or "" for stream in host.config.streams}
+            for gap in reader.gaps():
+                if gap.end_ns is None and gap.start_ns < host.started_ns and gap.stream in journal_of:
+                    self._end_gap(journal_of[gap.stream], gap)
+            for journal in host.engines:
+                self._pruning.learn(journal, reader.records(RecordKind.RETENTION_FLOOR))
+
+    def _learn_records(self, journal: str, header: VolumeHeader, records: Iterable[Record]) -> None:
+        everything = list(records)
+        self._pruning.learn(journal, everything)
+        if header.session == self._host.session:
+            return
+        gaps = {record.id: Gap.of(record) for record in everything if record.kind == RecordKind.GAP}
+        for gap in gaps.values():
+            if gap.end_ns is None:
+                self._end_gap(journal, gap)
+
+    def _end_gap(self, journal: str, gap: Gap) -> None:
+        """An earlier session left it open: from its own start on, this session accounts."""
+        end_ns = max(gap.start_ns, self._host.started_ns)
+        self._host.record_gap(journal, Gap(gap.id, gap.stream, gap.cause, gap.start_ns, end_ns, gap.detail))
+
+    def _learn_ends(self, header: VolumeHeader, ends_ns: Mapping[TrackKey, int]) -> None:
+        if header.session != self._host.session:
+            for key, end_ns in ends_ns.items():
+                if key.media is Media.VIDEO:
+                    self._ends_ns[key.stream] = max(end_ns, self._ends_ns.get(key.stream, 0))
+
+    def _tell_downtime(self, journal: str) -> None:
+        """Enter when this recorder was down, or correct what was entered."""
+        host = self._host
+        for stream in host.config.streams:
+            end_ns = self._ends_ns.get(stream.id)
+            if stream.journal != journal or end_ns is None or self._told_ns.get(stream.id) == end_ns:
+                continue
+            self._told_ns[stream.id] = end_ns
+            gap_id = f"recorder-{host.session:016x}-{stream.id}"
+            host.record_gap(journal, Gap(gap_id, stream.id, Cause.RECORDER, end_ns, max(end_ns, host.started_ns), "the recorder was down"))
+
+    # --- one round
+
+    def run(self, journal: str) -> None:
+        """One round for one journal."""
+        host, engine = self._host, self._host.engines[journal]
+        host.catalog.flush()
+        with CatalogReader(host.catalog.path) as reader:
+            infos = reader.volumes(journal)
+        names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
+        busy = host.hub.ask(engine.paths_in_use)
+        seen = self._runner.run(survey(names, journal, _known(infos)))
+        self._forget_missing(infos, seen, busy)
+        members = self._members(engine)
+        plan = self._plan(engine, seen, members, busy, infos)
+        for path in plan.conflicts:
+            self._alarm(f"targets hold different volumes under {path}; nothing was overwritten")
+        work = bool(plan.recover or plan.copies)
+        for volume in plan.recover:
+            self._recover(engine, volume, seen)
+        self._adopt_unknown(journal, seen, {info.volume_id for info in infos}, busy)
+        self._tell_downtime(journal)
+        if plan.copies:
+            self._copy(engine, plan.copies)
+        for volume in plan.release:
+            self._release(volume)
+        if not work:
+            self._declare(engine, plan)
+        self.pending = work or any(state in (State.JOINING, State.LIVE) for state in engine.states().values())
+
+    def _plan(self, engine: JournalEngine, seen: Survey, members: list[str], busy: set[str], infos: Iterable[VolumeInfo]) -> ResyncPlan:
+        host = self._host
+        away: dict[str, VolumeName] = {}
+        for info in infos:
+            name = parse_volume_path(info.path)
+            elsewhere = [c for c in info.copies if c.target not in seen.answered and c.target in engine.spec.targets]
+            if name is not None and elsewhere:
+                away[info.volume_id] = name
+        return plan_resync(
+            seen,
+            members,
+            recorder=host.config.recorder.name,
+            held_s=host.clock.monotonic_s() - self._claimed_s,
+            refuge=self._refuge,
+            busy=busy,
+            floors={place: floor for (journal, place), floor in self._pruning.floors.items() if journal == engine.spec.name},
+            held=self._held,
+            known=away,
+        )
+
+    def _members(self, engine: JournalEngine) -> list[str]:
+        return [name for name, state in engine.states().items() if state in (State.LIVE, State.SYNCED)]
+
+    def _declare(self, engine: JournalEngine, plan: ResyncPlan) -> None:
+        """Nothing was left to do: who lacks nothing, also of what is being written, is synced."""
+        synced = False
+        for name, state in engine.states().items():
+            if state is State.LIVE and name in plan.synced:
+                synced |= self._host.hub.ask(lambda name=name: engine.synced_if_whole(name))  # type: ignore[misc]
+        states = engine.states().values()
+        if synced and not any(state is State.LIVE for state in states):
+            self._host.synced(engine.spec.name, sum(state is State.SYNCED for state in states))
+
+    # --- recovery
+
+    def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey) -> None:
+        host = self._host
+        configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
+        done = self._runner.run(
+            recover_volume(
+                volume,
+                own=engine.spec.claim,
+                configured=configured,
+                answered=seen.answered,
+                in_place_ok=lambda target, path: self._in_place_ok(engine, target, path),
+            )
+        )
+        self.recovered += 1
+        if done.header is None:
+            self._alarm(f"{done.path}: no copy of it can be read")
+            self._held[volume.volume_id] = frozenset()
+            return
+        self._learn_records(engine.spec.name, done.header, done.records)
+        self._learn_ends(done.header, done.ends_ns)
+        copies = {target: (copy.length, _STATES[copy.status]) for target, copy in done.copies.items()}
+        host.catalog.adopt(done.header, done.path, done.batches, copies, closed_length=done.closed_length)
+        self._note(done)
+        if done.closed_length is None or any(copy.status is not CopyStatus.WHOLE for copy in done.copies.values()):
+            self._held[done.volume_id] = done.holders
+        else:
+            self._held.pop(done.volume_id, None)
+
+    def _in_place_ok(self, engine: JournalEngine, target: str, path: str) -> bool:
+        """Whether every worker that had the file open is known to be gone."""
+        name = parse_volume_path(path)
+        own = name is not None and name.tag == writer_tag(self._host.session)
+        return self._host.hub.ask(lambda: engine.released(path, target)) and (own or target in self._host.worker_locks)
+
+    def _note(self, done: Recovered) -> None:
+        for found in done.damage:
+            log.warning("volume.damaged", path=done.path, target=found.target, what=str(found.damage), mended=found.mended)
+            if not found.mended:
+                self._alarm(f"{done.path} on target {found.target!r}: {found.damage}")
+        for target, copy in done.copies.items():
+            if copy.status is CopyStatus.CONFLICT:
+                self._alarm(f"{done.path} on target {target!r} holds other bytes than its peers; nothing was overwritten")
+
+    def _adopt_unknown(self, journal: str, seen: Survey, known: set[str], busy: set[str]) -> None:
+        """Whole volumes that the catalog lacks: it is new, was lost, or dropped rows."""
+        host = self._host
+        stale = set(host.catalog.stale_volumes())
+        for volume in seen.volumes:
+            if (volume.volume_id in known and volume.volume_id not in stale) or not volume.settled or volume.name.path in busy:
+                continue
+            target, copy = next(iter(volume.copies.items()))
+            try:
+                scan = self._runner.run(scan_copy(target, copy.path, copy.size))
+            except TargetError as error:
+                log.warning("volume.unread", path=copy.path, target=target, reason=str(error))
+                continue
+            truth = choose_truth({target: scan})
+            if truth is None:
+                continue
+            self._learn_records(journal, truth.header, _records(truth.batches))
+            self._learn_ends(truth.header, truth.ends_ns())
+            copies = {t: (c.size, CopyState.COMPLETE) for t, c in volume.copies.items()}
+            host.catalog.adopt(truth.header, volume.name.path, truth.batches, copies, closed_length=copy.size)
+
+    def _forget_missing(self, infos: Iterable[VolumeInfo], seen: Survey, busy: set[str]) -> None:
+        """Rows of files that a target which answered does not show any more."""
+        shown = {(target, volume.volume_id) for volume in seen.volumes for target in volume.copies}
+        shown |= {(copy.target, copy.path) for copy in seen.strangers}
+        for info in infos:
+            if info.path in busy:
+                continue
+            for copy in info.copies:
+                gone = copy.target in seen.answered and not {(copy.target, info.volume_id), (copy.target, info.path)} & shown
+                if gone:
+                    self._host.catalog.volume_removed(info.volume_id, copy.target)
+
+    # --- resync
+
+    def _copy(self, engine: JournalEngine, jobs: tuple[CopyJob, ...]) -> None:
+        host, journal = self._host, engine.spec.name
+        bps = host.config.journal(journal).resync_bps
+        pace = Pace(bps / 8) if bps else None
+        pause = threading.Event()
+        for job in jobs:
+            progress = self._progress.setdefault(journal, Progress())
+            if engine.states().get(job.target) not in (State.LIVE, State.SYNCED):
+                continue  # it left meanwhile
+            report = self._runner.run(_paced(resync([job], own=engine.spec.claim, progress=progress), pace, host, pause))
+            for copied in report.copied:
+                self.copied += 1
+                state = CopyState.DAMAGED if copied.damage else CopyState.COMPLETE
+                host.catalog.copy_changed(job.volume.volume_id, copied.target, copied.length, state)
+                host.publish(
+                    ResyncProgress(
+                        utc_ns=host.clock.utc_ns(),
+                        journal=journal,
+                        target=copied.target,
+                        done_bytes=progress.bytes_done,
+                        total_bytes=progress.bytes_total,
+                    )
+                )
+            for (target, path), error in report.failed.items():
+                log.warning("resync.failed", target=target, path=path, reason=str(error))
+        self._progress.pop(journal, None)
+
+    def _release(self, volume: Volume) -> None:
+        """Every member has it now: the refuge's copy goes."""
+        try:
+            self._runner.run(_unlink(self._refuge, volume.copies[self._refuge].path))
+        except NvrstoreError as error:
+            log.warning("refuge.kept", path=volume.name.path, reason=str(error))
+            return
+        self._host.catalog.volume_removed(volume.volume_id, self._refuge)
+
+    def _alarm(self, sentence: str) -> None:
+        self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="mending", sentence=sentence))
+
+
+def _known(infos: Iterable[VolumeInfo]) -> dict[tuple[str, str], Known]:
+    return {
+        (copy.target, info.path): Known(info.volume_id, info.length)
+        for info in infos
+        if info.closed and not info.stale
+        for copy in info.copies
+        if copy.state is CopyState.COMPLETE
+    }
+
+
+def _records(batches: Iterable[Batch]) -> list[Record]:
+    return [record for batch in batches for record in batch.records]
+
+
+def _unlink(target: str, path: str) -> Steps[bool]:
+    answer = yield Call(target, Request(Verb.UNLINK, path))
+    return answer.ok
+
+
+def _paced(steps: Steps[Any], pace: Pace | None, host: UpkeepHost, pause: threading.Event) -> Steps[Any]:
+    """The same steps, with the pauses that their pace asks for."""
+    try:
+        call = next(steps)
+        while True:
+            answer = yield call
+            if pace is not None:
+                delay_s = pace.delay_s(call, host.clock.monotonic_s())
+                if delay_s > 0:
+                    pause.wait(delay_s)
+            call = steps.send(answer)
+    except StopIteration as stop:
+        return stop.value
+    finally:
+        steps.close()
