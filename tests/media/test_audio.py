@@ -23,7 +23,7 @@ from nvrstore.model import Sample, TrackConfig
 def transcode(transcoder: AudioTranscoder, encoded: Encoded, *, first_pts: int = 0, rate: int = 8000) -> list[Sample]:
     out: list[Sample] = []
     for data, pts, _, _ in encoded.packets:
-        out += transcoder.push(data, first_pts + pts, rate, arrival_ns=pts, arrival_s=pts / rate)
+        out += transcoder.push(data, first_pts + pts, rate, arrival_ns=round(pts / rate * 1e9), arrival_s=pts / rate)
     return out
 
 
@@ -70,6 +70,14 @@ def test_g711_becomes_pcm_packet_by_packet() -> None:
     count, loud = decoded(transcoder.config, samples)
     assert count == 16_000
     assert 7000 < loud < 9000
+
+
+def test_arrival_is_that_of_the_sound_itself_not_of_the_encoder() -> None:
+    """A frame of 128 ms waits for its last sample and in the encoder: what the timeline sees is as late as the input was, never later."""
+    transcoder = AudioTranscoder("pcm_alaw", 8000, 1)
+    for one in transcode(transcoder, encode_audio("pcm_alaw", sample_rate=8000, seconds=2)):
+        assert one.arrival_s == pytest.approx(one.pts / 8000)
+        assert one.arrival_ns == pytest.approx(one.pts / 8000 * 1e9, abs=1)
 
 
 def test_g726_is_decoded_by_the_codec_context_of_its_stream() -> None:

@@ -337,13 +337,14 @@ def test_camera_10_a_pause_between_two_readings_is_no_step() -> None:
     assert ClockStep(5, -3).record().kind == RecordKind.CLOCK_STEP
 
 
-def test_camera_21_sound_and_picture_share_one_anchor() -> None:
-    """Video packets are late by 90 ms, sound is not: on one camera clock their sync is the camera's, to the nanosecond."""
+@pytest.mark.parametrize(("video_s", "audio_s"), [(0.09, 0.01), (0.02, 0.3)])
+def test_camera_21_sound_and_picture_share_one_anchor(video_s: float, audio_s: float) -> None:
+    """One of them is late on the way: on one camera clock their sync is the camera's from the first frame on."""
     made = timeline()
     merged = sorted(
         [
-            *camera(30, delay_s=0.09, jitter_s=0.03),
-            *(sample(i * 160, media=Media.AUDIO, at_s=i / 50 + 0.01, timescale=8000) for i in range(1500)),
+            *camera(30, delay_s=video_s, jitter_s=0.03),
+            *(sample(i * 160, media=Media.AUDIO, at_s=i / 50 + audio_s, timescale=8000) for i in range(1500)),
         ],
         key=lambda one: one.arrival_s,
     )
@@ -352,9 +353,7 @@ def test_camera_21_sound_and_picture_share_one_anchor() -> None:
     video = {p.sample.dts / 90_000: p.utc_ns for p in out if p.sample.media is Media.VIDEO}
     common = sorted(set(audio) & set(video))
     assert len(common) > 500
-    late = [abs(audio[second] - video[second]) for second in common]
-    assert max(late) < 100 * MS
-    assert max(late[-200:]) <= 40_000
+    assert max(abs(audio[second] - video[second]) for second in common) < MS
 
 
 def test_camera_21_tracks_on_clocks_of_their_own_are_placed_each_by_its_arrivals() -> None:

@@ -16,7 +16,7 @@ import av.error
 
 from nvrstore.errors import SourceNotVideoError
 from nvrstore.media.init import AAC_RATES, STORED_AUDIO, audio_config, audio_specific_config
-from nvrstore.model import Media, Sample, TrackConfig
+from nvrstore.model import NS_PER_S, Media, Sample, TrackConfig
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -124,12 +124,17 @@ class AudioTranscoder:
                 self.failed = f"{self._errors} packets in a row could not be decoded: {error}"
             return []
         self._errors = 0
+        pts = pts * self._rate // timescale
         try:
-            made = self._encode(frames, pts * self._rate // timescale)
+            made = self._encode(frames, pts)
         except _Error as error:
             self.failed = f"the sound could not be encoded: {error}"
             return []
-        return [Sample(Media.AUDIO, packet, at, at, True, arrival_ns, arrival_s) for packet, at in made]
+        samples = []
+        for packet, at in made:
+            late_s = (pts - at) / self._rate  # arrival is that of the packet in which the sound came, not of the one that filled a frame
+            samples.append(Sample(Media.AUDIO, packet, at, at, True, arrival_ns - round(late_s * NS_PER_S), arrival_s - late_s))
+        return samples
 
     def _encode(self, frames: list[Any], pts: int) -> list[tuple[bytes, int]]:
         made: list[tuple[bytes, int]] = []

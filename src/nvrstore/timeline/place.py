@@ -14,7 +14,7 @@ SETTLE_S: Final = 0.5  # samples are held so long at the start of a run, longer 
 SETTLE_S_MAX: Final = 3.0
 SETTLE_BYTES_MAX: Final = 8 * MIB
 BURST_NS: Final = 20_000_000  # a burst goes on while arrivals of the last quarter second were this much less delayed than before
-SHARE_S: Final = 0.25  # sound and picture that agree this well share one anchor: their sync is the camera's
+SHARE_S: Final = 0.5  # sound and picture that agree this well share one anchor: their sync is the camera's
 DRIFT_NS_MAX: Final = 10_000_000_000  # an error of UTC beyond this ends the run, whatever explains it
 ANCHOR_NS_MAX: Final = 1_000_000_000  # a steady error beyond this ends the run
 FALSE_RATE_SLEW: Final = 0.1  # how fast the UTC of a clock with a false rate is put right
@@ -123,6 +123,12 @@ class _Track:
     def _delay_ns(self, sample: Sample) -> int:
         """Arrival minus media time: the network's delay, plus a constant."""
         return round(sample.arrival_s * NS_PER_S) - self._media_ns(sample.dts)
+
+    def heard_ns(self) -> int | None:
+        """The least delay heard of so far, None before the first sample and on a false clock."""
+        if self._held:
+            return min(map(self._delay_ns, self._held))
+        return self.arrivals.least_ns if self.run is not None and not self.rate else None
 
     # --- runs
 
@@ -263,9 +269,9 @@ class Timeline:
             if abs(latest - before) < REFERENCE_JITTER_NS and abs(latest - least - wall_ns) < REFERENCE_NS_MAX:
                 return latest
         for other in self._tracks.values():
-            if other is not track and other.run is not None and not track.rate and not other.rate:
-                theirs = other.arrivals.least_ns
-                if theirs < least < theirs + SHARE_S * NS_PER_S:
+            if other is not track and not track.rate:
+                theirs = other.heard_ns()
+                if theirs is not None and theirs < least < theirs + SHARE_S * NS_PER_S:
                     least = theirs
         return least + wall_ns
 
