@@ -109,6 +109,16 @@ class CatalogReader:
                 found[0] = [span for span in found[0] if span.volume_id not in rescanned]
         return sorted((span for spans in found for span in spans), key=lambda s: (s.start_ns, s.track, s.volume_id, s.index))
 
+    def spans_of(self, volume_id: str, stream: str, media: Media | None = None) -> list[SpanInfo]:
+        """The spans of a stream in one volume, by start."""
+        where = "v.volume_id = ?1 AND t.stream = ?2 AND (?3 IS NULL OR t.media = ?3)"
+        with self._sources() as sources:
+            for source in reversed(sources):
+                if schema.volume_row(source, volume_id) is not None:
+                    found = read_spans(source, where, (volume_id, stream, None if media is None else str(media)))
+                    return sorted(found, key=lambda s: (s.start_ns, s.track, s.index))
+        return []
+
     def next_start(self, stream: str, after_ns: int) -> int | None:
         """Where the next span that begins at `after_ns` or later begins; None behind the last one."""
         query = "SELECT min(start_ns) FROM spans WHERE track = ? AND start_ns >= ?"  # of one track: answered by the index

@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import Final
 
 from nvrstore.catalog.coverage import Hole, HoleReason
-from nvrstore.catalog.query import CatalogReader
+from nvrstore.catalog.query import END_OF_TIME_NS, CatalogReader
 from nvrstore.catalog.rows import BatchRow
 from nvrstore.catalog.views import SpanInfo, VolumeInfo
 from nvrstore.checksum import crc32c
@@ -138,37 +138,56 @@ class FootageReader:
         spans: dict[str, list[SpanInfo]] = {}
         for span in catalog.spans(stream, start_ns, end_ns, media):
             spans.setdefault(span.volume_id, []).append(span)
+        lots, holes = self.lots_of(catalog, spans, start_ns=start_ns, end_ns=end_ns)
+        inside = [lot for lot in lots if lot.end_ns > start_ns and lot.entry.utc_ns < end_ns]
+        return inside, [hole for hole in holes if hole.end_ns > start_ns and hole.start_ns < end_ns]
+
+    def lots_of(
+        self,
+        catalog: CatalogReader,
+        spans: Mapping[str, Sequence[SpanInfo]],
+        *,
+        first_batch: int = 0,
+        start_ns: int = 0,
+        end_ns: int = END_OF_TIME_NS,
+    ) -> tuple[list[Lot], list[Hole]]:
+        """The fragments of spans (by volume id), at least those from `first_batch` on in [start_ns, end_ns); what no directory lists."""
         lots: dict[Identity, Lot] = {}
-        broken: list[tuple[SpanInfo, NvrstoreError]] = []
+        broken: dict[str, NvrstoreError] = {}
         for volume_id, wanted in spans.items():
             volume = catalog.volume(volume_id)
             if volume is None:
                 continue  # retention took it between two questions
             try:
                 header = self.directories.header(volume)
-                places = self._places(catalog, volume, wanted, start_ns, end_ns)
-            except (NvrstoreError, OSError) as error:
-                broken += [(span, error if isinstance(error, NvrstoreError) else NvrstoreError(str(error))) for span in wanted]
+                places = self._places(catalog, volume, wanted, first_batch, start_ns, end_ns)
+            except NvrstoreError as error:
+                broken[volume_id] = error
                 continue
             for place in places:
                 identity = (header.tracks[place.entry.track_id - 1].track, place.entry.session, place.entry.index)
                 known = lots.get(identity)
                 lots[identity] = Lot(identity, (place,), header) if known is None else Lot(identity, (*known.places, place), known.header)
-        holes = [hole for span, error in broken for hole in _missing(span, lots, _reason(error), error.message, whole=True)]
-        told = {span.volume_id for span, _ in broken}
-        for span in (span for wanted in spans.values() for span in wanted if span.volume_id not in told):
-            holes += _missing(span, lots, HoleReason.DAMAGED, "its batch header is damaged on every copy", whole=False)
-        inside = [lot for lot in lots.values() if lot.end_ns > start_ns and lot.entry.utc_ns < end_ns]
-        return inside, [hole for hole in holes if hole.end_ns > start_ns and hole.start_ns < end_ns]
+        holes: list[Hole] = []
+        for volume_id, wanted in spans.items():
+            for span in wanted:
+                problem = broken.get(volume_id)
+                if problem is not None:
+                    holes += _missing(span, lots, _reason(problem), problem.message, whole=True)
+                else:
+                    holes += _missing(span, lots, HoleReason.DAMAGED, "its batch header is damaged on every copy", whole=False)
+        return list(lots.values()), holes
 
-    def _places(self, catalog: CatalogReader, volume: VolumeInfo, spans: Sequence[SpanInfo], start_ns: int, end_ns: int) -> list[Place]:
+    def _places(
+        self, catalog: CatalogReader, volume: VolumeInfo, spans: Sequence[SpanInfo], first_batch: int, start_ns: int, end_ns: int
+    ) -> list[Place]:
         rows: list[BatchRow] = []
         if not volume.closed:
             rows = [row for row in catalog.batches(volume.volume_id) if row.last_ns > start_ns and row.first_ns < end_ns]
             volume = volume if rows else catalog.volume(volume.volume_id) or volume  # it may have been closed meanwhile
         tracks = {span.track_id for span in spans}
         first, last = min(span.first_batch for span in spans), max(span.last_batch for span in spans)
-        return self.directories.places(volume, tracks, first, last, rows)
+        return self.directories.places(volume, tracks, max(first, first_batch), last, rows)
 
     # --- the bytes
 
