@@ -17,7 +17,7 @@ import json
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
@@ -37,7 +37,7 @@ class FaultyTarget:
     def __init__(self, inner: Target, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.inner, self.clock = inner, clock
         self.rules = Rules(self._changed)
-        self._keeper = FaultyKeeper(inner.keeper, self.rules, clock)
+        self._keeper = FaultyKeeper(inner.keeper, self.rules, clock, self._own_stuck)
         self._appenders: weakref.WeakSet[FaultyAppender] = weakref.WeakSet()
 
     @property
@@ -139,8 +139,8 @@ class _Item:
 class FaultyKeeper:
     """The keeper of a FaultyTarget."""
 
-    def __init__(self, inner: Keeper, rules: Rules, clock: Clock) -> None:
-        self.inner, self._rules, self._clock = inner, rules, clock
+    def __init__(self, inner: Keeper, rules: Rules, clock: Clock, all_stuck: Callable[[], int]) -> None:
+        self.inner, self._rules, self._clock, self._all_stuck = inner, rules, clock, all_stuck
         self._lock = threading.RLock()
         self._line: deque[_Item] = deque()  # from the first that is withheld on
         self._stuck_on: list[Fault] = []
@@ -247,7 +247,7 @@ class FaultyKeeper:
         waiting = self._give_up()
         for item in waiting:
             _resolve(item.future, Answer(0, UNAVAILABLE))
-        return self.stuck() < ABANDONED_WORKERS_MAX and self.inner.restart()
+        return self._all_stuck() < ABANDONED_WORKERS_MAX and self.inner.restart()
 
     def close(self, timeout_s: float) -> bool:
         return self.end() & self.inner.close(timeout_s)
