@@ -108,6 +108,17 @@ def test_what_nobody_has_whole_is_kept_and_said() -> None:
     assert [(f.damage.batch, f.mended) for f in result.damage] == [(1, False)]
 
 
+def test_what_is_broken_everywhere_is_not_exchanged_for_other_breakage() -> None:
+    """Two copies with different bits gone in the same fragment: each stays what it is."""
+    targets = targets_with_claim("ab")
+    volume = make_volume(targets, "ab", batches=4, lag=4)
+    place = volume.batches[1].offset + volume.batches[1].entries[0].offset + 80
+    path = store(targets, volume, a=flipped(volume.data, place), b=flipped(volume.data, place + 7))
+    [result] = recover(targets)
+    assert copies(targets, path) == {"a": flipped(closed(volume), place), "b": flipped(closed(volume), place + 7)}
+    assert {r.status for r in result.copies.values()} == {CopyStatus.DAMAGED}
+
+
 def test_batches_behind_a_hole_that_nobody_can_fill_are_never_cut() -> None:
     """They stay where they are, open and readable, and the result says that something is missing."""
     targets = targets_with_claim("a")

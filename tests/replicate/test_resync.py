@@ -208,6 +208,8 @@ def test_the_refuge_comes_first_and_is_released_when_everybody_has_it() -> None:
     first = plan(targets, "ab", refuge="r")
     assert [(job.volume.name.number, job.target) for job in first.copies] == [(0, "a"), (0, "b"), (2, "b"), (1, "b")]
     assert first.release == ()
+    drive(resync(first.copies[:1], own=MINE.key), targets)
+    assert plan(targets, "ab", refuge="r").release == (), "b still lacks it"
     run(targets, first)
     second = plan(targets, "ab", refuge="r")
     assert [v.name.number for v in second.release] == [0]
@@ -378,6 +380,21 @@ def test_a_file_that_appears_where_the_copy_should_go_stays() -> None:
     the_plan = plan(targets, "ab")
     put(targets["b"], path, b"somebody else's")
     report = run(targets, the_plan)
+    assert content(targets["b"], path) == b"somebody else's"
+    assert [type(error) for error in report.failed.values()] == [ConflictError]
+
+
+def test_a_file_that_appears_while_the_copy_is_under_way_stays_too() -> None:
+    """It is looked for once more, right before the name is given."""
+    targets = targets_with_claim("ab")
+    [volume] = series(targets, 1)
+    path = store(targets, volume, a=volume.data)
+
+    def appear(call: Call, answer: Answer) -> None:
+        if call.request.verb is Verb.SYNC and ".part" in call.request.path:
+            put(targets["b"], path, b"somebody else's")
+
+    report = drive(resync(plan(targets, "ab").copies, own=MINE.key), targets, seen=appear)
     assert content(targets["b"], path) == b"somebody else's"
     assert [type(error) for error in report.failed.values()] == [ConflictError]
 

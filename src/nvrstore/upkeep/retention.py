@@ -78,7 +78,7 @@ class StoredVolume:
     name: VolumeName
     end_ns: int  # of its newest footage
     copies: tuple[StoredCopy, ...]
-    open: bool = False  # not closed: being written, or still to be recovered
+    open: bool = False  # being written or recovered now (one that merely could not be closed yet is not: it must be able to go)
     spans: tuple[Span, ...] = ()
 
 
