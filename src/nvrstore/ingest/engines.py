@@ -10,14 +10,14 @@ from typing import Final
 
 from nvrstore.errors import SourceError
 from nvrstore.ingest.contract import SourceFactory
-from nvrstore.ingest.pyav import PyavSource
+from nvrstore.ingest.pyav import PyavEngine
 
 AUTO: Final = ("lean", "pyav")
 
 
 def default_engines() -> dict[str, SourceFactory]:
     """A factory of every engine. One such set belongs to one `Ingest`: engines may share threads between their sources."""
-    return {"pyav": PyavSource}
+    return {"pyav": PyavEngine()}
 
 
 def choose(engines: Mapping[str, SourceFactory], wanted: str) -> tuple[str, SourceFactory]:

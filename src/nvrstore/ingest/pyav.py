@@ -1,18 +1,24 @@
-"""The engine that opens whatever libav can: one daemon thread per session.
+"""The engine that opens whatever libav can: one daemon thread per session, and one that handles what they read.
 
-    resolve ─▶ av.open(url with login, libav's own `timeout`) ─▶ demux ─▶ VideoFeed, AudioFeed ─▶ Receiver
+    resolve ─▶ av.open(url with login, libav's own `timeout`) ─▶ demux ─┐   one reader per session: next to no Python
+    resolve ─▶ av.open ─▶ demux ────────────────────────────────────────┼─▶ queue ─▶ handler ─▶ VideoFeed, AudioFeed ─▶ Receiver
+    ...                                                                 ┘   one for all: hundreds of packets at a time
+
+Many threads that each run a little Python keep throwing each other's code out of the caches, and quarrel for the GIL;
+one that runs it for hundreds of packets at a time costs half.
 
 Never `av.open(timeout=...)`: its callback takes the GIL for every read. Nothing of libav's log is turned on: PyAV drops
-it in C by default, and whoever turns it on does so for a whole process. `stop` wakes a thread that waits in libav by
-shutting its socket down (unblock.py); a thread that waits elsewhere (a name server) is left behind by `join`.
+it in C by default, and whoever turns it on does so for a whole process. `stop` wakes a reader that waits in libav by
+shutting its socket down (unblock.py); one that waits elsewhere (for a name server) is left behind by `join`.
 
 Invariants: the URL with the login is built here, given to libav, and dropped; everything told to others has it taken
-out. No path of a target is ever opened here. Per packet as little Python as possible: it is the cost of this engine.
+out. No path of a target is ever opened here.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,7 +33,7 @@ from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest
 from nvrstore.ingest.errors import opening_failed, reading_failed
 from nvrstore.ingest.unblock import shut_down_awaited
 from nvrstore.ingest.video import VideoFeed
-from nvrstore.limits import STOP_S
+from nvrstore.limits import PACKET_WAIT_S, PACKETS_WAITING_MAX, STOP_S
 from nvrstore.media.init import STORED_VIDEO
 from nvrstore.telemetry import get_logger
 
@@ -40,55 +46,156 @@ _OPTIONS: Final = {"fpsprobesize": "0", "probesize": "500000", "analyzeduration"
 
 _log = get_logger("ingest.pyav")
 
+Push = Callable[[Any, int, float], None]
+
+
+class PyavEngine:
+    """Makes sources, and runs the handler thread while there are any. See `SourceFactory`."""
+
+    def __init__(self) -> None:
+        self.queue: Final[deque[tuple[PyavSource, Any, int, float]]] = deque()  # packet, or None at a session's end
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._sources = 0
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> PyavSource:
+        return PyavSource(self, request, receiver, clock)
+
+    def begin(self) -> None:
+        """A source starts."""
+        with self._lock:
+            self._sources += 1
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._handle, name="nvrstore-pyav", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Something in the queue should not wait."""
+        self._wake.set()
+
+    def settle(self, timeout_s: float) -> None:
+        """Wait for the handler's end, if there is nothing left for it to do."""
+        with self._lock:
+            thread = None if self._sources else self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout_s)
+
+    def _handle(self) -> None:
+        queue, wake = self.queue, self._wake
+        while True:
+            wake.wait(PACKET_WAIT_S)
+            wake.clear()
+            while queue:
+                source, packet, arrival_ns, arrival_s = queue.popleft()
+                if packet is not None:
+                    source.take(packet, arrival_ns, arrival_s)
+                    continue
+                source.over()
+                with self._lock:
+                    self._sources -= 1
+                    if not self._sources:
+                        self._thread = None
+                        return
+
 
 class PyavSource:
     """One session through libav. See `Source`."""
 
     engine: Final = "pyav"
 
-    def __init__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> None:
+    def __init__(self, engine: PyavEngine, request: SourceRequest, receiver: Receiver, clock: Clock) -> None:
+        self._engine = engine
         self._request = request
         self._receiver = receiver
         self._clock = clock
         self._stopping = threading.Event()
         self._leave_s = 0.0  # told to stop, it delivers what libav and the socket still hold, until then
-        self._thread = threading.Thread(target=self._run, name=f"nvrstore-{request.stream}", daemon=True)
+        self._reader = threading.Thread(target=self._run, name=f"nvrstore-{request.stream}", daemon=True)
+        self._over = threading.Event()
+        self._feeds: dict[int, Push] = {}
+        self._flush: Callable[[], None] = lambda: None
+        self._error: SourceError = _stopped()
+        self._broken = False
 
     def start(self) -> None:
-        self._thread.start()
+        self._engine.begin()
+        try:
+            self._reader.start()
+        except RuntimeError:
+            self._put_end(_stopped())
+            raise
 
     def stop(self) -> None:
         if not self._stopping.is_set():
             self._leave_s = self._clock.monotonic_s() + STOP_S / 2
             self._stopping.set()
-        tid = self._thread.native_id
-        if tid is not None and self._thread.is_alive():
+        tid = self._reader.native_id
+        if tid is not None and self._reader.is_alive():
             shut_down_awaited(tid)
 
     def join(self, timeout_s: float) -> bool:
-        if self._thread.ident is None:
+        if self._reader.ident is None:
             return True
         deadline_s = self._clock.monotonic_s() + timeout_s
-        while self._thread.is_alive():
+        while self._reader.is_alive() or not self._over.is_set():
             left_s = deadline_s - self._clock.monotonic_s()
             if left_s <= 0:
                 return False
-            self._thread.join(min(_WAKE_S, left_s))
-            if self._stopping.is_set() and self._thread.is_alive():
+            self._over.wait(min(_WAKE_S, left_s))
+            if self._stopping.is_set() and self._reader.is_alive():
                 self.stop()
+        self._engine.settle(max(0.0, deadline_s - self._clock.monotonic_s()))
         return True
 
-    # --- in the thread -------------------------------------------------------------------------------------------
+    # --- in the handler's thread
+
+    def take(self, packet: Any, arrival_ns: int, arrival_s: float) -> None:
+        """Handle one packet."""
+        if self._broken:
+            return
+        try:
+            self._feeds[packet.stream_index](packet, arrival_ns, arrival_s)
+        except Exception as error:  # noqa: BLE001  # one stream's trouble, whatever it is, stays its own
+            self._break(error)
+
+    def over(self) -> None:
+        """Everything was handled: tell the end."""
+        try:
+            if not self._broken:
+                self._flush()
+        except Exception as error:  # noqa: BLE001  # as above
+            self._break(error)
+        try:
+            self._receiver.on_ended(self._error)
+        finally:
+            self._over.set()
+
+    def _break(self, error: Exception) -> None:
+        self._broken = True
+        self._error = self._unexpected(error)
+        self.stop()
+
+    def _unexpected(self, error: Exception) -> SourceError:
+        if isinstance(error, SourceError):
+            return error
+        _log.error("session.failed", stream=self._request.stream, kind=type(error).__name__, reason=str(error))
+        return SourceError(redact(f"{self._request.stream}: {type(error).__name__}: {error}"))
+
+    # --- in the reader's thread
 
     def _run(self) -> None:
         try:
             error = self._session()
-        except SourceError as refused:
-            error = refused
-        except Exception as broken:  # noqa: BLE001  # one stream's trouble, whatever it is, stays its own
-            _log.error("session.failed", stream=self._request.stream, kind=type(broken).__name__, reason=str(broken))
-            error = SourceError(redact(f"{self._request.stream}: {type(broken).__name__}: {broken}"))
-        self._receiver.on_ended(error)
+        except Exception as broken:  # noqa: BLE001  # as above
+            error = self._unexpected(broken)
+        self._put_end(error)
+
+    def _put_end(self, error: SourceError) -> None:
+        if not self._broken:
+            self._error = error
+        self._engine.queue.append((self, None, 0, 0.0))
+        self._engine.wake()
 
     def _session(self) -> SourceError:
         endpoint = self._resolve()
@@ -98,8 +205,8 @@ class PyavSource:
         if container is None:
             return error or _stopped()
         try:
-            feeds = self._feeds(container, endpoint.url)
-            found = self._read(container, feeds, self._pacer(container, endpoint.url))
+            self._prepare(container, endpoint.url)
+            found = self._read(container, self._pacer(container, endpoint.url))
         finally:
             container.close()
         if self._stopping.is_set():
@@ -140,8 +247,8 @@ class PyavSource:
             options = {"timeout": timeout_us} if url[:3] == "tcp" else {"rw_timeout": timeout_us}
         return {**options, **request.options}
 
-    def _feeds(self, container: Any, url: str) -> dict[int, Callable[[Any, int, float], None]]:
-        """What takes the packets of each track: the first video that MP4 carries, and the first sound."""
+    def _prepare(self, container: Any, url: str) -> None:
+        """Choose what is recorded: the first video that MP4 carries, and the first sound."""
         videos = [stream for stream in container.streams.video if stream.codec_context is not None]
         video = next((stream for stream in videos if stream.codec_context.name in STORED_VIDEO), None)
         if video is None:
@@ -150,14 +257,13 @@ class PyavSource:
             raise SourceNotVideoError(f"{redact(url)}: there is {what}", hint="set the camera to H.264 or H.265" if names else None)
         context = video.codec_context
         size = (context.width, context.height)
-        self._video = VideoFeed(context.name, bytes(context.extradata or b""), size, video.time_base, self._receiver)
-        feeds: dict[int, Callable[[Any, int, float], None]] = {video.index: self._video.push}
-        if self._request.audio != "off":
-            audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
-            feed = None if audio is None else AudioFeed(audio, self._request.audio, self._request.stream, self._receiver)
-            if audio is not None and feed is not None and feed.wanted:
-                feeds[audio.index] = feed.push
-        return feeds
+        feed = VideoFeed(context.name, bytes(context.extradata or b""), size, video.time_base, self._receiver)
+        self._feeds[video.index], self._flush = feed.push, feed.flush
+        audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+        if audio is not None:
+            sound = AudioFeed(audio, self._request.audio, self._request.stream, self._receiver)
+            if sound.wanted:
+                self._feeds[audio.index] = sound.push
 
     def _pacer(self, container: Any, url: str) -> Callable[[Any], None] | None:
         """A recording is played at the speed at which it was made; a camera sets the speed itself."""
@@ -171,12 +277,12 @@ class PyavSource:
 
         return wait
 
-    def _read(
-        self, container: Any, feeds: dict[int, Callable[[Any, int, float], None]], wait: Callable[[Any], None] | None
-    ) -> Exception | None:
-        """Deliver until the end; libav's error, or None at the end of the stream."""
+    def _read(self, container: Any, wait: Callable[[Any], None] | None) -> Exception | None:
+        """Deliver until the end; libav's error, or None at the end of the stream. As little Python as possible: it is run everywhere."""
         utc_ns, monotonic_s, stopping = self._clock.utc_ns, self._clock.monotonic_s, self._stopping.is_set
-        streams = [container.streams[index] for index in feeds]
+        queue = self._engine.queue
+        put = queue.append
+        streams = [container.streams[index] for index in self._feeds]
         try:
             for packet in container.demux(streams):
                 if not packet.size:  # PyAV's mark of the end; a missing DTS is not one
@@ -184,13 +290,13 @@ class PyavSource:
                 if wait is not None:
                     wait(packet)
                 now_s = monotonic_s()
-                feeds[packet.stream_index](packet, utc_ns(), now_s)
+                put((self, packet, utc_ns(), now_s))
                 if stopping() and (wait is not None or now_s > self._leave_s):
                     break
+                while len(queue) > PACKETS_WAITING_MAX and not self._stopping.wait(PACKET_WAIT_S):
+                    pass
         except (av.error.FFmpegError, OSError) as error:
             return error
-        finally:
-            self._video.flush()
         return None
 
 
