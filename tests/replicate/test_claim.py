@@ -144,8 +144,12 @@ def test_an_answer_that_was_lost_is_read_back(code: int) -> None:
     put(targets["a"], f"main/epochs/{mine.key.name}", pack_claim(mine))
     targets["a"].fault = lambda request: code if request.verb is Verb.PUT else 0
     drive(put_claim("a", mine), targets)
+    drive(put_claim("a", dataclasses.replace(mine, utc_ns=UTC_NS + 1)), targets)  # the same claim, told at another time
     with pytest.raises(TargetError):
         drive(put_claim("a", dataclasses.replace(mine, term=5)), targets)
+    targets["a"].files.files[f"main/epochs/{mine.key.name}"].data[3] ^= 1
+    with pytest.raises(TargetError):
+        drive(put_claim("a", mine), targets)
 
 
 def test_a_claim_that_could_not_be_synced_is_not_held() -> None:

@@ -186,8 +186,8 @@ def put_claim(target: str, claim: Claim) -> Steps[None]:
     if answer.errno not in (errno.EEXIST, UNAVAILABLE):
         expect(answer, target, f"claim term {claim.term}")
     # It may be there: an answer was lost, or this is a second try (nobody else has this name).
-    back = yield Call(target, Request(Verb.READ, path, length=len(data) + 1, fresh=True))
-    if not back.ok or back.data != data:
+    there = yield from _text(target, claim.journal, claim.key)
+    if there is None:
         expect(answer, target, f"claim term {claim.term}")
     yield from ask(target, Request(Verb.SYNC, path), f"sync {path}")
     yield from ask(target, Request(Verb.SYNC, directory), f"sync {directory}")
@@ -224,10 +224,10 @@ def _counter(target: str, recorder_id: str) -> Steps[int | None]:
 
 
 def _text(target: str, journal: str, key: ClaimKey) -> Steps[Claim | None]:
-    """The claim's text; None where it is damaged, or was taken back this moment: the name alone counts."""
+    """The claim's text; None where it is damaged, or is not there (any more): the name alone counts."""
     path = f"{epochs_dir(journal)}/{key.name}"
     try:
-        claim = parse_claim((yield from read_all(target, path)), path=path)
+        claim = parse_claim((yield from read_all(target, path, fresh=True)), path=path)
     except FormatError:
         return None
     except TargetIOError as error:
