@@ -123,7 +123,7 @@ def look_through(targets: Sequence[str], known: Iterable[VolumeInfo], *, skip: f
     unreachable: set[str] = set()
     sizes: dict[str, dict[str, int]] = {}  # path -> target -> length of the file
     for target in targets:
-        files = yield from _files(target)
+        files = yield from volume_files(target)
         if files is None:
             unreachable.add(target)
             continue
@@ -166,7 +166,7 @@ def record(connection: sqlite3.Connection, finding: Finding) -> None:
 # --- inside ----------------------------------------------------------------------------------------------------
 
 
-def _files(target: str) -> Generator[ListDir, list[FileEntry] | None, dict[str, int] | None]:
+def volume_files(target: str) -> Generator[ListDir, list[FileEntry] | None, dict[str, int] | None]:
     """Volumes on a target, by path: their lengths. None where it does not answer, or is a bare mount point: no word about what it holds."""
     root = yield ListDir(target, "")
     if root is None or not any(entry.name == TARGET_FILE for entry in root):

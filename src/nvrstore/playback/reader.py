@@ -48,6 +48,7 @@ class StoredFragment(Fragment):
     """A fragment as it was stored: its one part is `moof` + `mdat` with the volume's own sequence number, track_ID and time."""
 
     volume_id: str = ""
+    path: str = ""  # of the volume, on every target
     target: str = ""  # which copy it was read from
 
     @property
@@ -125,7 +126,7 @@ class FootageReader:
             lots, holes = self.window(catalog, stream, at, until, media)
             found: list[Lot | Hole] = [lot for lot in lots if first or lot.entry.utc_ns >= at]
             found += [hole for hole in holes if first or hole.start_ns >= at]
-            yield from sorted(found, key=_order)
+            yield from sorted(found, key=order_of)
             following = until if catalog.spans(stream, until, until + 1, media) else catalog.next_start(stream, until)
             if following is None:
                 return
@@ -302,7 +303,8 @@ def _start_ns(piece: Piece) -> int:
     return piece.utc_ns if isinstance(piece, StoredFragment) else piece.start_ns
 
 
-def _order(item: Lot | Hole) -> tuple[int, str, int, int]:
+def order_of(item: Lot | Hole) -> tuple[int, str, int, int]:
+    """What lots and holes sort by: time first."""
     return (item.start_ns, "", 0, 0) if isinstance(item, Hole) else item.order
 
 
@@ -320,6 +322,7 @@ def _fragment(lot: Lot, place: Place, target: str, data: bytes) -> StoredFragmen
         parts=(data,),
         length=len(data),
         volume_id=place.volume.volume_id,
+        path=place.volume.path,
         target=target,
     )
 
