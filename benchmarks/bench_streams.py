@@ -235,7 +235,7 @@ def run_ffmpeg(n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
         lines.append(f"ffmpeg {options} -i {farm.url(i)} -c copy -map 0 -f tee '{outputs}' &")
         if i % 5 == 4:
             lines.append("sleep 0.1")
-    script.write_text("\n".join([*lines, "trap 'kill -INT $(jobs -p); wait; exit' TERM", "wait", ""]))
+    script.write_text("\n".join([*lines, "trap 'kill -TERM $(jobs -p); wait; exit' TERM", "wait", ""]))
     start = time.monotonic()
     shell = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

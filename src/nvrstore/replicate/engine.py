@@ -423,6 +423,9 @@ class JournalEngine:
             for lane in self.lanes:
                 if lane.volume is not None and not lane.volume.submitted:
                     lane.cut()
+        if self.idle:
+            for lane in self.lanes:
+                lane.end()
 
     @property
     def idle(self) -> bool:

@@ -57,6 +57,7 @@ class Lane:
         self._records_since_s: float | None = None
         self.rate_bps = 0.0  # bytes a second, smoothed
         self._rate_bytes, self._rate_s = 0, host.clock.monotonic_s()
+        self._ended = False
 
     # --- what comes in
 
@@ -100,13 +101,14 @@ class Lane:
     def step(self, now_s: float, *, flush: bool = False) -> None:
         """Everything that is due now. `flush`: the recorder stops, nothing waits for a tick."""
         self._measure(now_s)
-        self._prepare(now_s)
+        if not self._ended:
+            self._prepare(now_s)
         if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
             self.cut()
         due = flush or now_s >= self._tick_s or self.waiting_bytes >= BATCH_BYTES_CUT
         if self.volume is not None and now_s - self.volume.opened_s > self.host.spec.volume_age_s:
             self.cut()
-        if self.volume is None and self._should_open(now_s, due):
+        if self.volume is None and not self._ended and self._should_open(now_s, due):
             self._open(now_s)
         if due:
             self._tick_s = now_s + self.host.spec.tick_s
@@ -249,6 +251,7 @@ class Lane:
             self.finishing.append(self.volume)
             self.volume = None
             self._headers = {}
+            self._tick_s = 0.0  # the next volume is opened at once: a change of set is durable only with its header
 
     # --- build
 
@@ -478,6 +481,12 @@ class Lane:
         volume.header_held.drop()
         if volume.closing is not None:
             volume.closing.drop()
+
+    def end(self) -> None:
+        """Nothing more is opened: give the prepared files back."""
+        for preparer in self._preparers.values():
+            preparer.drop()
+        self._ended = True
 
     # --- for status and upkeep
 

@@ -68,6 +68,12 @@ class Preparer:
         path, self._path = self._path, None
         return path
 
+    def drop(self) -> None:
+        """Remove the prepared file: the recorder stops. One that is missed here is cleared at the next start."""
+        path = self.take()
+        if path is not None:
+            self._port.target.keeper.submit(Request(Verb.UNLINK, path=path))
+
     def _prepared(self, path: str, done: Future[Answer], now_s: float) -> None:
         if self._asked != path:
             return  # of a time before the target went away

@@ -20,7 +20,7 @@ from typing import Any, Final
 from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
-from nvrstore.errors import NvrstoreError, TargetError
+from nvrstore.errors import CatalogError, NvrstoreError, TargetError
 from nvrstore.events import Alarm, ResyncProgress
 from nvrstore.failover.machine import State
 from nvrstore.journal.model import Batch, VolumeHeader
@@ -75,6 +75,7 @@ class Mending:
     def learn(self) -> None:
         """From the catalog, before the first round; what the catalog lacks comes with the volumes it lacks."""
         host = self._host
+        host.catalog.flush()
         with CatalogReader(host.catalog.path) as reader:
             for stream in host.config.streams:
                 ends = reader.last_durable(stream.id)
@@ -126,9 +127,7 @@ class Mending:
     def run(self, journal: str) -> None:
         """One round for one journal."""
         host, engine = self._host, self._host.engines[journal]
-        host.catalog.flush()
-        with CatalogReader(host.catalog.path) as reader:
-            infos = reader.volumes(journal)
+        infos = self._infos(journal)
         names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
         busy = host.hub.ask(engine.paths_in_use)
         seen = self._runner.run(survey(names, journal, _known(infos)))
@@ -149,6 +148,16 @@ class Mending:
         if not work:
             self._declare(engine, plan)
         self.pending = work or any(state in (State.JOINING, State.LIVE) for state in engine.states().values())
+
+    def _infos(self, journal: str) -> list[VolumeInfo]:
+        """What the catalog knows; nothing where the state disk does not let it: then every header is read from the targets."""
+        self._host.catalog.flush()
+        try:
+            with CatalogReader(self._host.catalog.path) as reader:
+                return reader.volumes(journal)
+        except CatalogError as error:
+            log.warning("catalog.unread", reason=str(error))
+            return []
 
     def _plan(self, engine: JournalEngine, seen: Survey, members: list[str], busy: set[str], infos: Iterable[VolumeInfo]) -> ResyncPlan:
         host = self._host

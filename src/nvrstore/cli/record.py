@@ -1,0 +1,98 @@
+"""`nvrstore record CONFIG`: the recorder in the foreground.
+
+On a terminal a live table; otherwise, or with --json, one JSON object per line: every event, and the status once a
+second. SIGTERM and SIGINT end it in order (everything committed, volumes closed), SIGHUP reads the configuration again.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from nvrstore.cli.common import ConfigFile, JsonFlag, print_event, say, warn
+from nvrstore.cli.live import Screen
+from nvrstore.config import Config
+from nvrstore.errors import NvrstoreError
+from nvrstore.recorder.facade import Recorder
+from nvrstore.telemetry import configure_cli_logging
+
+STATUS_S = 1.0
+
+
+def command(
+    config: ConfigFile,
+    take_over: Annotated[bool, typer.Option("--take-over", help="Record even if another recorder owns a journal.")] = False,
+    seconds: Annotated[float, typer.Option(help="Stop after so long; 0: run until a signal.", min=0)] = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Record the cameras of a configuration until SIGTERM or Ctrl-C."""
+    loaded = Config.load(config)
+    for place, sentence in loaded.warnings():
+        warn(f"{config}: {place}: {sentence}")
+    live = sys.stdout.isatty() and not as_json
+    if live:
+        configure_cli_logging(level="critical")  # a warning would tear the table; it is in the table's foot, as an event
+    anyio.run(_record, loaded, config, take_over, seconds, live)
+
+
+async def _record(config: Config, path: Path, take_over: bool, seconds: float, live: bool) -> None:
+    async with Recorder(config, take_over=take_over) as recorder, anyio.create_task_group() as tasks:
+        tasks.start_soon(_signals, recorder, path, tasks.cancel_scope)
+        if live:
+            tasks.start_soon(_draw, recorder)
+        else:
+            tasks.start_soon(_print_events, recorder)
+            tasks.start_soon(_print_status, recorder)
+        if seconds:
+            await anyio.sleep(seconds)
+            tasks.cancel_scope.cancel()
+        else:
+            await anyio.sleep_forever()
+    if live:
+        say("stopped in order: everything that arrived is committed")
+
+
+async def _signals(recorder: Recorder, path: Path, scope: anyio.CancelScope) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        async for number in received:
+            if number != signal.SIGHUP:
+                scope.cancel()
+                return
+            try:
+                for sentence in await recorder.apply(Config.load(path)):
+                    warn(sentence)
+            except NvrstoreError as error:
+                warn(f"the configuration was not applied: {error}")
+
+
+async def _print_events(recorder: Recorder) -> None:
+    async with recorder.events() as happened:
+        async for event in happened:
+            print_event(event.as_json())
+
+
+async def _print_status(recorder: Recorder) -> None:
+    while True:
+        await anyio.sleep(STATUS_S)
+        print_event({"event": "status", **recorder.statistics()})
+
+
+async def _draw(recorder: Recorder) -> None:
+    screen = Screen()
+    with screen.shown():
+        async with recorder.events() as happened, anyio.create_task_group() as tasks:
+            tasks.start_soon(_collect, happened, screen)
+            while True:
+                status: dict[str, Any] = recorder.statistics()
+                screen.show(status)
+                await anyio.sleep(STATUS_S)
+
+
+async def _collect(happened: Any, screen: Screen) -> None:
+    async for event in happened:
+        screen.note(event)
