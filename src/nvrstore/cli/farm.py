@@ -3,7 +3,8 @@
     nvrstore farm --streams 8              people: the URLs; at the end, what was sent
     nvrstore farm --streams 300 --json     programs: {"event": "farm.started", "port": ...}, at the end
                                            {"event": "farm.stopped", "frames_sent": ..., "streams": [...]}
-    nvrstore farm --json --control         and JSON lines on standard input: {"do": "stop"}, {"do": "sent"}, {"do": "quit"}
+    nvrstore farm --json --control         and JSON lines on standard input: {"do": "stop"}, {"do": "sent"}, {"do": "quit"},
+                                           and what scripts know: {"do": "mute", "streams": "0-3", "for_s": 5}
 
 At SIGINT and SIGTERM it stops to send at a frame's end, leaves connections open for `--linger` seconds, and says what was sent.
 """
@@ -17,14 +18,14 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 from nvrstore.cli.common import JsonFlag, human_bytes, print_event, say
-from nvrstore.errors import UsageError
-from nvrstore.farm import Auth, Codec, Farm, FarmConfig, SentFrames
-from nvrstore.farm.connection import BACKLOG_BYTES_MAX
+from nvrstore.errors import NvrstoreError, UsageError
+from nvrstore.farm import Auth, Codec, Farm, FarmConfig, Script, SentFrames, load_script, parse_act
 
 _AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
 _SIZE: Final = re.compile(r"(\d+)x(\d+)")
@@ -47,6 +48,8 @@ def command(
     login: Annotated[
         str, typer.Option(help="The login that is asked for.", metavar="USER:PASSWORD", envvar="NVRSTORE_FARM_LOGIN")
     ] = "admin:farm",
+    script: Annotated[Path | None, typer.Option(help="What is wrong with which streams, and when (TOML).", metavar="FILE")] = None,
+    burn: Annotated[bool, typer.Option("--burn", help="Name, clock and frame number in the picture; at most 8 streams.")] = False,
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 1,
     seconds: Annotated[float, typer.Option(help="Stop after so long; 0: run until a signal.")] = 0.0,
     linger: Annotated[float, typer.Option(help="Seconds for which connections stay open after the last frame.")] = 1.0,
@@ -54,7 +57,31 @@ def command(
     as_json: JsonFlag = False,
 ) -> None:
     """Simulated cameras over real RTSP: rtsp://HOST:PORT/cam0, /cam1, ... Every frame is numbered."""
-    config = _config(streams, port, host, codec, size, fps, bitrate, gop, b_frames, audio, loss, jitter, auth, login, seed)
+    user, _, password = login.partition(":")
+    story = Script() if script is None else load_script(script, streams)
+    width, height = _size(size)
+    config = FarmConfig(
+        streams=streams,
+        port=port,
+        host=host,
+        codec=codec,
+        width=width,
+        height=height,
+        fps=fps,
+        bitrate_bps=_bitrate(bitrate),
+        gop=gop,
+        b_frames=b_frames,
+        audio=_audio(audio),
+        loss=loss / 100,
+        jitter_s=jitter / 1000,
+        auth=auth,
+        user=user,
+        password=password,
+        burn=burn,
+        traits=story.traits,
+        script=story.acts,
+        seed=seed,
+    )
     end = threading.Event()
     with _signals(end), Farm(config) as farm:
         _started(farm, as_json=as_json)
@@ -67,52 +94,28 @@ def command(
             _stopped(farm, sent, as_json=as_json)
 
 
-def _config(
-    streams: int,
-    port: int,
-    host: str,
-    codec: Codec,
-    size: str,
-    fps: float,
-    bitrate: str,
-    gop: int,
-    b_frames: int,
-    audio: str,
-    loss: float,
-    jitter: float,
-    auth: Auth,
-    login: str,
-    seed: int,
-) -> FarmConfig:
-    dimensions = _SIZE.fullmatch(size)
-    if dimensions is None:
-        raise UsageError(f"{size!r} is no picture size", hint="write 1920x1080")
-    amount = _AMOUNT.fullmatch(bitrate)
-    if amount is None:
-        raise UsageError(f"{bitrate!r} is no bitrate", hint="write 4M, 512k, or 4000000")
-    if audio not in ("none", "aac", "pcma"):
-        raise UsageError(f"{audio!r} is no audio codec of the farm", hint="aac, pcma or none")
-    user, _, password = login.partition(":")
-    return FarmConfig(
-        streams=streams,
-        port=port,
-        host=host,
-        codec=codec,
-        width=int(dimensions[1]),
-        height=int(dimensions[2]),
-        fps=fps,
-        bitrate_bps=round(float(amount[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[amount[2]]),
-        gop=gop,
-        b_frames=b_frames,
-        audio=None if audio == "none" else audio,  # type: ignore[arg-type]
-        loss=loss / 100,
-        jitter_s=jitter / 1000,
-        auth=auth,
-        user=user,
-        password=password,
-        seed=seed,
-        backlog_bytes_max=BACKLOG_BYTES_MAX,
-    )
+def _size(text: str) -> tuple[int, int]:
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is no picture size", hint="write 1920x1080")
+    return int(match[1]), int(match[2])
+
+
+def _bitrate(text: str) -> int:
+    match = _AMOUNT.fullmatch(text)
+    if match is None:
+        raise UsageError(f"{text!r} is no bitrate", hint="write 4M, 512k, or 4000000")
+    return round(float(match[1]) * {"": 1, "k": 1_000, "M": 1_000_000}[match[2]])
+
+
+def _audio(text: str) -> Literal["aac", "pcma"] | None:
+    match text:
+        case "none":
+            return None
+        case "aac" | "pcma":
+            return text
+        case _:
+            raise UsageError(f"{text!r} is no audio codec of the farm", hint="aac, pcma or none")
 
 
 @contextlib.contextmanager
@@ -169,8 +172,9 @@ def _obey(farm: Farm, end: threading.Event) -> None:
                     print_event({"event": "farm.sent", **_summary(farm, [farm.sent(stream) for stream in range(farm.config.streams)])})
                 case "quit":
                     break
-                case other:
-                    raise UsageError(f"{other!r} is nothing that the farm can do")
-        except (ValueError, TypeError, KeyError, UsageError) as error:
+                case deed:
+                    farm.act(parse_act(wanted, farm.config.streams))
+                    print_event({"event": "act.done", "do": deed})
+        except (ValueError, TypeError, KeyError, NvrstoreError) as error:
             print_event({"event": "command.refused", "line": line.strip(), "reason": str(error)})
     end.set()

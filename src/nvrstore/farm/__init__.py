@@ -10,10 +10,13 @@ from nvrstore.farm.auth import Auth
 from nvrstore.farm.check import FrameReport, check_access_units, is_intact, parse_sei
 from nvrstore.farm.farm import Farm, FarmConfig
 from nvrstore.farm.nal import Codec
+from nvrstore.farm.oddities import Act, Reports, Traits
 from nvrstore.farm.ranges import FrameRange, SentFrames
+from nvrstore.farm.script import Script, load_script, parse_act, parse_script
 from nvrstore.farm.stamp import FrameStamp
 
 __all__ = [
+    "Act",
     "Auth",
     "Codec",
     "Farm",
@@ -21,8 +24,14 @@ __all__ = [
     "FrameRange",
     "FrameReport",
     "FrameStamp",
+    "Reports",
+    "Script",
     "SentFrames",
+    "Traits",
     "check_access_units",
     "is_intact",
+    "load_script",
+    "parse_act",
+    "parse_script",
     "parse_sei",
 ]

@@ -1,5 +1,9 @@
 """A client's RTSP connection: a non-blocking socket and what still waits to be written to it.
 
+    open --close()--> closing: what waits is written --> half closed (FIN): the client reads to the end --> its FIN: gone
+      |                                                                                                       ^
+      '--reset(), or any error: dead ------------------------------------------------------------------------'
+
 The backlog is bounded. A unit that does not fit is dropped as a whole (the next packets' sequence numbers tell), so a client
 that does not read never costs memory, nor any other client a moment. RTSP responses and RTCP queue behind what is being
 written: packets are never torn apart.
@@ -8,6 +12,7 @@ written: packets are never torn apart.
 from __future__ import annotations
 
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -18,23 +23,34 @@ from nvrstore.farm.session import Session
 
 BACKLOG_BYTES_MAX: Final = 2 << 20  # per client: four seconds of a camera of 4 Mbit/s
 _PIECES: Final = 64  # buffers per sendmsg
+_LINGER_NOT: Final = struct.pack("ii", 1, 0)
 
 
 class Connection:
-    """One client. `watch` is called when the need to be told about writability changes."""
+    """One client. `watch(connection, writable)` is called when the wish to be told about writability changes."""
 
-    __slots__ = ("_backlog", "_watch", "backlog_bytes", "backlog_bytes_max", "closing", "dead", "parser", "peer", "sessions", "sock")
+    __slots__ = (
+        "_backlog",
+        "_watch",
+        "backlog_bytes",
+        "backlog_bytes_max",
+        "closing",
+        "dead",
+        "half_closed",
+        "parser",
+        "peer",
+        "sessions",
+        "sock",
+    )
 
-    def __init__(
-        self, sock: socket.socket, peer: str, watch: Callable[[Connection, bool], None], backlog_bytes_max: int = BACKLOG_BYTES_MAX
-    ) -> None:
+    def __init__(self, sock: socket.socket, peer: str, watch: Callable[[Connection, bool], None], backlog_bytes_max: int) -> None:
         self.sock, self.peer = sock, peer
         self.parser = Parser()
         self.sessions: dict[str, Session] = {}
         self.backlog_bytes = 0
         self.backlog_bytes_max = backlog_bytes_max
-        self.closing = False  # closed as soon as the backlog is written
-        self.dead = False  # an error: nothing more can be written
+        self.closing = self.half_closed = False
+        self.dead = False  # an error, or the client is gone
         self._backlog: deque[tuple[memoryview, Ranges | None, int]] = deque()
         self._watch = watch
 
@@ -43,10 +59,8 @@ class Connection:
 
         Where a rest waits, `number` is added to `ranges` when its last byte is written; where it does not fit, never.
         """
-        if self.dead or self.closing:
-            return False
-        if self._backlog:
-            if self.backlog_bytes + length <= self.backlog_bytes_max or ranges is None:
+        if self._backlog or self.closing or self.dead:
+            if not self.closing and not self.dead and self.backlog_bytes + length <= self.backlog_bytes_max:
                 self._keep(parts, 0, ranges, number)
             return False
         try:
@@ -77,7 +91,7 @@ class Connection:
     def flush(self) -> None:
         """Write what waits, as much as goes."""
         backlog = self._backlog
-        while backlog:
+        while backlog and not self.dead:
             pieces = [backlog[at][0] for at in range(min(_PIECES, len(backlog)))]
             try:
                 done = self.sock.sendmsg(pieces)
@@ -97,8 +111,31 @@ class Connection:
                 if ranges is not None:
                     ranges.add(number)
         self._watch(self, False)
+        if self.closing:
+            self._half_close()
 
-    @property
-    def finished(self) -> bool:
-        """Whether it can be closed now."""
-        return self.dead or (self.closing and not self._backlog)
+    def close(self) -> None:
+        """Close in order: sessions end now, what was begun is written, then the client reads to the end."""
+        self._end_sessions()
+        self.closing = True
+        if not self._backlog:
+            self._half_close()
+
+    def reset(self) -> None:
+        """Break off: what is under way is lost."""
+        self._end_sessions()
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+        self.dead = True
+
+    def _half_close(self) -> None:
+        if not self.half_closed:
+            self.half_closed = True
+            try:
+                self.sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                self.dead = True
+
+    def _end_sessions(self) -> None:
+        for session in self.sessions.values():
+            session.close()
+        self.sessions.clear()

@@ -11,24 +11,32 @@ The farm runs in a thread of its own; every method may be called from any thread
 
 from __future__ import annotations
 
+import errno
 import secrets
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Literal, Self
 from urllib.parse import quote
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.errors import ClosedError, UsageError
 from nvrstore.farm.auth import Auth, Guard
+from nvrstore.farm.burn import BURN_STREAMS_MAX
+from nvrstore.farm.camera import Look
 from nvrstore.farm.connection import BACKLOG_BYTES_MAX
 from nvrstore.farm.nal import Codec
+from nvrstore.farm.oddities import PLAIN, Act, Traits
 from nvrstore.farm.ranges import SentFrames
-from nvrstore.farm.reels import AudioSpec, VideoSpec, audio_reel, video_reel
+from nvrstore.farm.reels import AudioSpec, VideoReel, VideoSpec, audio_reel, video_reel
 from nvrstore.farm.server import Server, ServerConfig
 from nvrstore.farm.stamp import STREAM_MAX
+from nvrstore.farm.studio import Studio, StudioConfig
 
 CLOSE_S = 5.0
+AUDIO_HZ = {"aac": 16_000, "pcma": 8_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +58,13 @@ class FarmConfig:
     jitter_s: float = 0.0  # units are sent late by up to this, at random
     auth: Auth | str = Auth.NONE
     user: str = "admin"
-    password: str = "farm"
+    password: str = field(default="farm", repr=False)
+    burn: bool = False  # name and clock in the picture, for at most 8 streams
+    traits: Mapping[int, Traits] = field(default_factory=dict)  # by stream: what is wrong with it
+    script: tuple[Act, ...] = ()  # what happens, and when
     seed: int = 1
-    send_buffer_bytes: int = 0  # 0: the kernel's choice
-    backlog_bytes_max: int = BACKLOG_BYTES_MAX
+    send_buffer_bytes: int = 0  # of each connection's socket; 0: the kernel's choice
+    backlog_bytes_max: int = BACKLOG_BYTES_MAX  # what waits for a client that reads too slowly
 
 
 def _check(config: FarmConfig) -> None:
@@ -74,8 +85,33 @@ def _check(config: FarmConfig) -> None:
         problems.append(f"jitter: not below 0, as {config.jitter_s} is")
     if config.width % 2 or config.height % 2 or not (16 <= config.width <= 8192 and 16 <= config.height <= 8192):
         problems.append(f"size: even numbers from 16 to 8192, not {config.width}x{config.height}")
+    if config.burn and (config.streams > BURN_STREAMS_MAX or config.b_frames):
+        problems.append(f"burn: at most {BURN_STREAMS_MAX} streams, without B-frames")
+    strangers = [stream for stream in config.traits if not 0 <= stream < config.streams]
+    strangers += [stream for act in config.script for stream in act.streams or () if not 0 <= stream < config.streams]
+    if strangers:
+        problems.append(f"traits and script: {strangers[0]} is not one of the {config.streams} streams")
     if problems:
         raise UsageError("a farm cannot be made like this: " + "; ".join(problems))
+
+
+def _cast(config: FarmConfig) -> tuple[list[Look], dict[VideoSpec, VideoReel]]:
+    """Encode everything that the farm will send: the looks of all streams, and every reel that the script asks for."""
+    fps = Fraction(config.fps).limit_denominator(1001)
+    base = VideoSpec(Codec(config.codec), config.width, config.height, fps, config.bitrate_bps, config.gop, config.b_frames)
+    base_audio = None if config.audio is None else AudioSpec(config.audio, AUDIO_HZ[config.audio])
+    looks = []
+    for stream in range(config.streams):
+        traits = config.traits.get(stream, PLAIN)
+        traits = replace(traits, jitter_s=traits.jitter_s or config.jitter_s)
+        audio = traits.audio_spec(base_audio)
+        looks.append(Look(video_reel(traits.video_spec(base)), None if audio is None else audio_reel(audio), traits))
+    reels = {look.video.spec: look.video for look in looks}
+    specs = set(reels)
+    for act in config.script:
+        if act.do == "change":
+            specs |= {act.changed(spec) for spec in specs}
+    return looks, reels | {spec: video_reel(spec) for spec in specs}
 
 
 class Farm:
@@ -90,23 +126,18 @@ class Farm:
 
     def __enter__(self) -> Self:
         config = self.config
-        codec = Codec(config.codec)
-        fps = Fraction(config.fps).limit_denominator(1001)
-        spec = VideoSpec(codec, config.width, config.height, fps, config.bitrate_bps, config.gop, config.b_frames)
+        looks, reels = _cast(config)
+        studio = Studio(StudioConfig(looks, reels, config.seed, config.burn), self._clock)
         guard = Guard(Auth(config.auth), config.user, config.password, secrets.token_hex(16))
-        audio = None if config.audio is None else audio_reel(AudioSpec(config.audio, 16_000 if config.audio == "aac" else 8_000))
-        inner = ServerConfig(
-            config.host,
-            config.port,
-            config.streams,
-            config.loss,
-            config.jitter_s,
-            config.seed,
-            config.send_buffer_bytes,
-            config.backlog_bytes_max,
-        )
-        self._server = Server(inner, guard, video_reel(spec), audio, self._clock)
-        self._thread = threading.Thread(target=self._server.run, name="nvrstore-farm", daemon=True)
+        inner = ServerConfig(config.host, config.port, config.loss, config.seed, config.send_buffer_bytes, config.backlog_bytes_max)
+        try:
+            server = Server(inner, guard, studio, self._clock)
+        except OSError as error:
+            hint = "choose another port, or 0" if error.errno == errno.EADDRINUSE else "is the address one of this machine?"
+            raise UsageError(f"cannot listen at {config.host}:{config.port}: {error.strerror}", hint=hint) from None
+        server.schedule(config.script, self._clock.monotonic_s())
+        self._server = server
+        self._thread = threading.Thread(target=server.run, name="nvrstore-farm", daemon=True)
         self._thread.start()
         return self
 
@@ -133,13 +164,13 @@ class Farm:
 
     @property
     def bitrate_bps(self) -> float:
-        """What the video of one stream came to, stamps and packet headers not counted."""
-        return self._running.video.bitrate_bps
+        """What the video of the first stream came to, stamps and packet headers not counted."""
+        return self._running.studio.cameras["cam0"].look.video.bitrate_bps
 
     @property
     def lateness_s_max(self) -> float:
         """How late a unit was handed to its sockets, at the worst: over some ten milliseconds the machine is overloaded."""
-        return self._running.lateness_s_max
+        return self._running.studio.lateness_s_max
 
     def url(self, stream: int, *, login: bool = True) -> str:
         """The RTSP URL of a stream, with its login where one is asked for."""
@@ -150,14 +181,30 @@ class Farm:
             user = f"{quote(self.config.user, safe='')}:{quote(self.config.password, safe='')}@"
         return f"rtsp://{user}{self.config.host}:{self.port}/cam{stream}"
 
+    def listeners(self, stream: int) -> int:
+        """How many sessions play a stream now."""
+        self.url(stream)  # raises where there is no such stream
+        return len(self._running.studio.cameras[f"cam{stream}"].sessions)
+
     def sent(self, stream: int) -> SentFrames:
         """Which frames of a stream were written to a socket to their last byte."""
         self.url(stream)  # raises where there is no such stream
         server = self._running
-        camera = server.cameras[f"cam{stream}"]
+        camera = server.studio.cameras[f"cam{stream}"]
         if self._thread is None or not self._thread.is_alive():
             return camera.sent()
         return server.call(camera.sent).result(CLOSE_S)
+
+    def act(self, act: Act) -> None:
+        """Let something happen now (`at_s` and `every_s` are not looked at). Raises `UsageError` where it cannot."""
+        for stream in act.streams or ():
+            self.url(stream)
+        server = self._running
+        if act.do == "change":
+            looks = [camera.look for camera in server.studio.cameras.values()]
+            for spec in {act.changed(look.video.spec) for look in looks}:
+                server.studio.know(video_reel(spec))  # encoded here, in the caller's thread
+        server.call(partial(server.act, act)).result(CLOSE_S)
 
     def stop_sending(self, *, drain_s: float = 5.0) -> list[SentFrames]:
         """Stop at a frame's end, write what is begun, leave connections open; what was sent, by stream.

@@ -44,8 +44,7 @@ class VideoSpec:
     bitrate_bps: int = 4_000_000
     gop: int = 50
     b_frames: int = 0
-    intra_refresh: bool = False  # a wandering column of intra blocks instead of key units
-    level: int = 0  # H.264 level_idc written into the SPS instead of the encoder's; 0: the encoder's
+    slices: int = 1  # per picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class AudioReel:
     config: bytes
 
 
-def _pattern(spec: VideoSpec, frames: int) -> Iterable[VideoFrame]:
+def pattern(spec: VideoSpec, frames: int) -> Iterable[VideoFrame]:
     """The test pattern under noise, which is coarser where there are more bits to spend."""
     bits_per_pixel = spec.bitrate_bps / float(spec.fps) / (spec.width * spec.height)
     strength = max(4, min(60, round(bits_per_pixel * 150)))
@@ -124,11 +123,10 @@ def open_encoder(spec: VideoSpec, *, aim_bps: float | None = None) -> VideoCodec
     aim = spec.bitrate_bps if aim_bps is None else round(aim_bps)
     name = "libx264" if spec.codec is Codec.H264 else "libx265"
     rate = f"vbv-maxrate={aim // 1000}:vbv-bufsize={max(1, aim // 1000)}"
-    params = f"{rate}:keyint={spec.gop}:min-keyint={spec.gop}:scenecut=0:bframes={spec.b_frames}:repeat-headers=1:open-gop=0"
+    structure = f"keyint={spec.gop}:min-keyint={spec.gop}:scenecut=0:bframes={spec.b_frames}:open-gop=0"
+    params = f"{rate}:{structure}:slices={spec.slices}:repeat-headers=1"
     if spec.codec is Codec.H265:
         params += ":log-level=none"
-    elif spec.intra_refresh:
-        params += ":intra-refresh=1"
     context = av.CodecContext.create(name, "w")
     if not isinstance(context, VideoCodecContext):
         raise TypeError(f"{name} is not a video encoder")
@@ -140,27 +138,20 @@ def open_encoder(spec: VideoSpec, *, aim_bps: float | None = None) -> VideoCodec
     return context
 
 
-def cut_unit(codec: Codec, data: bytes, shift: int, level: int = 0) -> Unit:
+def cut_unit(codec: Codec, data: bytes, shift: int) -> Unit:
     """An encoded packet as a unit: the encoder's own SEI and delimiters are left out."""
     nals = _nal.split_annex_b(data)
-    sets = tuple(_with_level(codec, nal, level) for nal in nals if _nal.is_parameter_set(codec, nal))
+    sets = tuple(nal for nal in nals if _nal.is_parameter_set(codec, nal))
     slices = tuple(nal for nal in nals if _nal.is_slice(codec, nal))
     if not slices:
         raise ValueError("an encoded picture without slices")
     return Unit(sets, slices, _nal.is_key_slice(codec, slices[0]), shift, _nal.slices_crc(codec, slices))
 
 
-def _with_level(codec: Codec, nal: bytes, level: int) -> bytes:
-    """The SPS with another `level_idc` (H.264 7.3.2.1.1: its fourth byte): other bytes, the same pictures."""
-    if not level or codec is not Codec.H264 or _nal.nal_type(codec, nal) != _nal.H264_SPS:
-        return nal
-    return nal[:3] + bytes((level,)) + nal[4:]
-
-
 def _encode(spec: VideoSpec, frames: int, aim_bps: float) -> list[Unit]:
     context = open_encoder(spec, aim_bps=aim_bps)
     packets = []
-    for at, frame in enumerate(_pattern(spec, frames)):
+    for at, frame in enumerate(pattern(spec, frames)):
         frame.pts, frame.time_base = at, context.time_base
         packets += context.encode(frame)
     packets += context.encode(None)
@@ -168,7 +159,7 @@ def _encode(spec: VideoSpec, frames: int, aim_bps: float) -> list[Unit]:
     for position, packet in enumerate(packets):
         if packet.pts is None:
             raise ValueError("an encoded picture without a time")
-        units.append(cut_unit(spec.codec, bytes(packet), packet.pts - position, spec.level))
+        units.append(cut_unit(spec.codec, bytes(packet), packet.pts - position))
     if len(units) != frames or not units[0].key:
         raise ValueError(f"{len(units)} pictures came out of the encoder where {frames} went in")
     return units

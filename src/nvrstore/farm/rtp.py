@@ -2,8 +2,8 @@
 
     interleaved frame (RFC 2326 10.12)  '$' channel length16
     RTP header (RFC 3550 5.1)           80 M|PT seq16 timestamp32 ssrc32
-    payload                             H.264 RFC 6184: single NAL unit, FU-A     AAC RFC 3640 (AAC-hbr)
-                                        H.265 RFC 7798: single NAL unit, FU       G.711 RFC 3551
+    payload                             H.264 RFC 6184: single, STAP-A, FU-A      AAC RFC 3640 (AAC-hbr)
+                                        H.265 RFC 7798: single, AP, FU            G.711 RFC 3551
 
 Payloads do not depend on the session, headers do; a header is always written in front of a payload that is shared.
 """
@@ -29,8 +29,13 @@ NTP_UNIX_S: Final = 2_208_988_800  # from 1900 to 1970
 _RTP: Final = struct.Struct(">BBHII")
 _FRAMED: Final = struct.Struct(">BBHBBHII")  # framing and RTP header in one
 _SENDER: Final = struct.Struct(">BBHIIIIII")
+_STAP_A: Final = 24
 _FU_A: Final = 28
+_AP_H265: Final = 48
 _FU_H265: Final = 49
+
+#: Access unit delimiters, any picture type (H.264 7.3.2.4, H.265 7.3.2.5).
+DELIMITER: Final = {Codec.H264: b"\x09\xf0", Codec.H265: b"\x46\x01\x50"}
 
 
 def video_payloads(codec: Codec, nals: Iterable[bytes], packet_bytes_max: int = PACKET_BYTES_MAX) -> tuple[bytes, ...]:
@@ -49,6 +54,12 @@ def video_payloads(codec: Codec, nals: Iterable[bytes], packet_bytes_max: int = 
             flags = (0x80 if at == skip else 0) | (0x40 if at + step >= len(nal) else 0)
             out.append(b"%b%c%b" % (indicator, flags | kind, nal[at : at + step]))
     return tuple(out)
+
+
+def aggregated(codec: Codec, nals: Sequence[bytes]) -> bytes:
+    """One payload for several small NAL units: STAP-A (RFC 6184 5.7.1), AP (RFC 7798 4.4.2)."""
+    header = bytes((max(nal[0] & 0x60 for nal in nals) | _STAP_A,)) if codec is Codec.H264 else bytes((_AP_H265 << 1, 1))
+    return header + b"".join(struct.pack(">H", len(nal)) + nal for nal in nals)
 
 
 def aac_payload(frame: bytes) -> bytes:

@@ -1,33 +1,33 @@
-"""The farm's one thread: an epoll loop that accepts, answers, and sends every unit when it is due.
+"""The farm's one thread: an epoll loop that accepts, answers, and lets the studio send every unit when it is due.
 
-    heap of (due, feed) --> Feed.next_unit --> each camera's stamp --> sendmsg
-    epoll: listener, connections, UDP ports, wake-up (calls from other threads)
+    Studio.send_due(now) --> sendmsg           epoll: listener, connections, UDP ports, wake-up (calls from other threads)
 
 Nothing here waits for a client: what a socket does not take is kept in its connection, within a bound.
 """
 
 from __future__ import annotations
 
-import heapq
 import random
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from fractions import Fraction
+from functools import partial
 from typing import Final, TypeVar
 
 from nvrstore.clock import Clock
+from nvrstore.errors import NvrstoreError
 from nvrstore.farm.auth import Guard
 from nvrstore.farm.camera import Camera
 from nvrstore.farm.connection import Connection
-from nvrstore.farm.feed import SPOKES, AudioTrack, Feed, Packets, Wheel
-from nvrstore.farm.reels import AudioReel, VideoReel
+from nvrstore.farm.oddities import INVERSE, Act
 from nvrstore.farm.responder import respond
 from nvrstore.farm.rtsp import ProtocolError, Request
-from nvrstore.farm.session import Session, TcpSession, UdpSession
+from nvrstore.farm.session import TcpSession, UdpSession
+from nvrstore.farm.studio import Studio
+from nvrstore.telemetry import get_logger
 
 T = TypeVar("T")
 BACKLOG_CONNECTIONS: Final = 1024  # a recorder that starts connects to all its cameras at once
@@ -35,6 +35,7 @@ RECV_BYTES: Final = 65_536
 STALL_S: Final = 2.0  # a farm that did not run for so long (suspended, stopped) goes on from now, and does not catch up
 _READ, _WRITE = select.EPOLLIN, select.EPOLLOUT
 _GONE = select.EPOLLHUP | select.EPOLLERR
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,7 @@ class ServerConfig:
 
     host: str
     port: int
-    streams: int
     loss: float
-    jitter_s: float
     seed: int
     send_buffer_bytes: int
     backlog_bytes_max: int
@@ -54,19 +53,12 @@ class ServerConfig:
 class Server:
     """One farm's sockets and loop. Made and closed by `Farm`; everything else runs in its thread."""
 
-    def __init__(self, config: ServerConfig, guard: Guard, video: VideoReel, audio: AudioReel | None, clock: Clock) -> None:
-        self.config, self.guard, self.clock = config, guard, clock
-        self.video, self._audio = video, audio
-        self._packets = Packets(video)
+    def __init__(self, config: ServerConfig, guard: Guard, studio: Studio, clock: Clock) -> None:
+        self.guard, self.studio, self._clock, self._config = guard, studio, clock, config
         self._random = random.Random(config.seed)
-        self.cameras: Mapping[str, Camera] = {camera.name: camera for camera in map(Camera, range(config.streams))}
-        self._heap: list[tuple[float, int, Feed]] = []
-        self._pushed = 0
         self._connections: dict[int, Connection] = {}
         self._calls: deque[Callable[[], None]] = deque()
-        self._running = True
-        self._sending = True
-        self.lateness_s_max = 0.0
+        self._running = self._sending = True
         self._listener, self._rtp, self._rtcp = _bind(config.host, config.port)
         self.port: int = self._listener.getsockname()[1]
         self._waker, self._wakened = socket.socketpair()
@@ -74,121 +66,44 @@ class Server:
         self._epoll = select.epoll()
         for sock in (self._listener, self._rtp, self._rtcp, self._wakened):
             self._epoll.register(sock.fileno(), _READ)
-        self._wheel = self._new_wheel()
 
     # --- what the responder asks for -----------------------------------------------------------------------------
-
-    def reels(self, camera: Camera) -> tuple[VideoReel, AudioReel | None]:
-        return self.video, self._audio
 
     def udp_ports(self) -> tuple[int, int]:
         return self._rtp.getsockname()[1], self._rtcp.getsockname()[1]
 
-    def udp_session(self, session_id: str, camera: Camera, connection: Connection) -> UdpSession | None:
+    def udp_session(self, session_id: str, camera: Camera, connection: Connection) -> UdpSession:
         return UdpSession(
-            session_id, camera, connection.peer, self._rtp, self._rtcp, loss=self.config.loss, seed=self._random.getrandbits(32)
+            session_id, camera, connection.peer, self._rtp, self._rtcp, loss=self._loss(camera), seed=self._random.getrandbits(32)
         )
 
     def tcp_session(self, session_id: str, camera: Camera, connection: Connection) -> TcpSession:
-        return TcpSession(session_id, camera, connection, loss=self.config.loss, seed=self._random.getrandbits(32))
+        return TcpSession(session_id, camera, connection, loss=self._loss(camera), seed=self._random.getrandbits(32))
 
-    def play(self, session: Session) -> Feed:
-        camera = session.camera
-        feed = camera.feed
-        if feed is None:
-            now_s = self.clock.monotonic_s()
-            feed = self._wheel.choose(now_s) if self.config.jitter_s == 0 else self._new_feed(now_s)
-            camera.feed = feed
-            if not feed.cameras:
-                feed.wake(now_s)
-            feed.cameras = (*feed.cameras, camera)
-            self._schedule(feed)
-        session.playing = True
-        camera.listen(session)
-        return feed
-
-    def pause(self, session: Session) -> None:
-        session.playing = False
-        session.camera.leave(session)
-        session.waiting = True
-
-    # --- feeds -----------------------------------------------------------------------------------------------------
-
-    def _new_feed(self, start_s: float) -> Feed:
-        rng = self._random
-        audio = None
-        if self._audio is not None:
-            audio = AudioTrack(self._audio, seq=rng.getrandbits(16), timestamp_0=rng.getrandbits(32), ssrc=rng.getrandbits(32))
-        return Feed(
-            self._packets, start_s=start_s, seq=rng.getrandbits(16), timestamp_0=rng.getrandbits(32), ssrc=rng.getrandbits(32), audio=audio
-        )
-
-    def _new_wheel(self) -> Wheel:
-        now_s = self.clock.monotonic_s()
-        gop_s = self.video.gop_s
-        return Wheel([self._new_feed(now_s - gop_s + at * gop_s / SPOKES) for at in range(SPOKES)])
-
-    def _schedule(self, feed: Feed) -> None:
-        if not feed.scheduled:
-            feed.scheduled = True
-            self._push(feed)
-
-    def _push(self, feed: Feed) -> None:
-        due_s = feed.due_s
-        if self.config.jitter_s:
-            due_s += self._random.uniform(0, self.config.jitter_s)
-        self._pushed += 1  # breaks ties: feeds do not compare
-        heapq.heappush(self._heap, (due_s, self._pushed, feed))
-
-    def _send_due(self, now_s: float) -> None:
-        heap = self._heap
-        while heap and heap[0][0] <= now_s:
-            due_s, _, feed = heapq.heappop(heap)
-            self.lateness_s_max = max(self.lateness_s_max, now_s - due_s)
-            cameras = tuple(camera for camera in feed.cameras if camera.sessions)
-            if len(cameras) != len(feed.cameras):
-                for camera in feed.cameras:
-                    if not camera.sessions:
-                        camera.feed = None
-                feed.cameras = cameras
-            if not cameras:
-                feed.scheduled = False
-                continue
-            on_air = feed.next_unit()
-            clock = self.clock
-            for camera in cameras:
-                camera.emit(on_air, clock)
-                for session in camera.sessions:
-                    if session.report_due_s <= now_s and not session.waiting:
-                        session.report(feed, now_s, clock.utc_ns())
-            self._push(feed)
-
-    def _skip(self, stalled_s: float) -> None:
-        """The farm did not run for a while: live pictures of that time do not exist. Whole frames, so that timestamps stay true."""
-        heap, self._heap = self._heap, []
-        for _, _, feed in heap:
-            feed.number += int(Fraction(stalled_s) * feed.fps)
-            if feed.audio is not None:
-                feed.audio.catch_up(float(feed.number / feed.fps))
-            self._push(feed)
+    def _loss(self, camera: Camera) -> float:
+        return camera.look.traits.loss or self._config.loss
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until `close` is called."""
-        last_s = self.clock.monotonic_s()
+        """Until `stop` is called."""
+        clock, studio = self._clock, self.studio
+        due_back_s = clock.monotonic_s()
         while self._running:
-            now_s = self.clock.monotonic_s()
-            if now_s - last_s > STALL_S and self._heap:
-                self._skip(now_s - last_s)
+            now_s = clock.monotonic_s()
             if self._sending:
-                self._send_due(now_s)
-            timeout = -1.0
-            if self._sending and self._heap:
-                timeout = max(0.0, self._heap[0][0] - self.clock.monotonic_s())
-            for fd, events in self._epoll.poll(timeout):
-                self._handle(fd, events)
-            last_s = now_s if timeout >= 0 else self.clock.monotonic_s()
+                if now_s - due_back_s > STALL_S:
+                    studio.skip(now_s - due_back_s)
+                studio.send_due(now_s)
+            next_s = studio.next_due_s if self._sending else None
+            if next_s is None:
+                events = self._epoll.poll()
+                due_back_s = clock.monotonic_s()
+            else:
+                events = self._epoll.poll(max(0.0, next_s - clock.monotonic_s()))
+                due_back_s = max(now_s, next_s)
+            for fd, event in events:
+                self._handle(fd, event)
         self._shut()
 
     def _handle(self, fd: int, events: int) -> None:
@@ -198,7 +113,9 @@ class Server:
                 connection.flush()
             if events & _READ and not connection.dead:
                 self._read(connection)
-            if events & _GONE or connection.finished:
+            if events & _GONE:
+                connection.dead = True
+            if connection.dead:
                 self._drop(connection)
         elif fd == self._listener.fileno():
             self._accept()
@@ -217,9 +134,9 @@ class Server:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self.config.send_buffer_bytes:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.config.send_buffer_bytes)
-            connection = Connection(sock, address[0], self._watch, self.config.backlog_bytes_max)
+            if self._config.send_buffer_bytes:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._config.send_buffer_bytes)
+            connection = Connection(sock, address[0], self._watch, self._config.backlog_bytes_max)
             self._connections[sock.fileno()] = connection
             self._epoll.register(sock.fileno(), _READ)
 
@@ -236,19 +153,27 @@ class Server:
         if not data:
             connection.dead = True
             return
+        if connection.closing:
+            return
         try:
             for item in connection.parser.feed(data):
-                if isinstance(item, Request):
-                    answer = respond(item, connection, self)
+                if not isinstance(item, Request):
+                    continue  # a receiver report
+                answer = respond(item, connection, self)
+                if answer is None:
+                    connection.close()
+                    return
+                if answer:
                     connection.write((answer,), len(answer), None, 0)
         except ProtocolError:
-            connection.closing = True
+            connection.close()
 
     def _drop(self, connection: Connection) -> None:
         for session in connection.sessions.values():
             session.close()
-        del self._connections[connection.sock.fileno()]
-        self._epoll.unregister(connection.sock.fileno())
+        fd = connection.sock.fileno()
+        del self._connections[fd]
+        self._epoll.unregister(fd)
         connection.sock.close()
 
     def _shut(self) -> None:
@@ -257,6 +182,61 @@ class Server:
         self._epoll.close()
         for sock in (self._listener, self._rtp, self._rtcp, self._wakened, self._waker):
             sock.close()
+
+    # --- acts ------------------------------------------------------------------------------------------------------
+
+    def schedule(self, acts: tuple[Act, ...], start_s: float) -> None:
+        """Let a script happen, counted from `start_s`."""
+        for act in acts:
+            self.studio.at(start_s + act.at_s, partial(self._perform, act, start_s + act.at_s))
+
+    def _perform(self, act: Act, due_s: float) -> None:
+        """Do an act, set the time of its end and of its repetition. What cannot be done is logged: a script goes on."""
+        try:
+            self.act(act)
+        except NvrstoreError as error:
+            _log.warning("act.refused", act=act.do, reason=error.message)
+        if act.every_s > 0:
+            self.studio.at(due_s + act.every_s, partial(self._perform, act, due_s + act.every_s))
+
+    def act(self, act: Act) -> None:
+        """Do an act now to all its streams."""
+        cameras = list(self.studio.cameras.values())
+        for camera in cameras if act.streams is None else [cameras[index] for index in act.streams]:
+            self._act(camera, act)
+        if act.for_s > 0 and act.do in INVERSE:
+            undo = Act(INVERSE[act.do], act.streams)
+            self.studio.at(self._clock.monotonic_s() + act.for_s, partial(self.act, undo))
+
+    def _act(self, camera: Camera, act: Act) -> None:
+        match act.do:
+            case "disconnect":
+                self._end(camera, reset=False)
+            case "reset":
+                self._end(camera, reset=True)
+            case "refuse" | "admit":
+                camera.refused = act.do == "refuse"
+            case "leave":
+                camera.away = True
+                self._end(camera, reset=False)
+            case "come":
+                camera.away = False
+            case "hang" | "wake":
+                camera.hung = act.do == "hang"
+                self.studio.act(camera, Act("mute" if camera.hung else "unmute"))
+            case _:
+                self.studio.act(camera, act)
+
+    def _end(self, camera: Camera, *, reset: bool) -> None:
+        """End every connection that listens to a camera."""
+        for connection in list(self._connections.values()):
+            if any(session.camera is camera for session in connection.sessions.values()):
+                if reset:
+                    connection.reset()
+                else:
+                    connection.close()
+                if connection.dead:
+                    self._drop(connection)
 
     # --- calls from other threads ---------------------------------------------------------------------------------
 
@@ -308,11 +288,10 @@ def _bind(host: str, port: int) -> tuple[socket.socket, socket.socket, socket.so
             pair = _udp_pair(host)
             if pair is not None:
                 return listener, *pair
+        raise OSError("no pair of free UDP ports")
     except OSError:
         listener.close()
         raise
-    listener.close()
-    raise OSError("no pair of free UDP ports")
 
 
 def _udp_pair(host: str) -> tuple[socket.socket, socket.socket] | None:
@@ -327,7 +306,7 @@ def _udp_pair(host: str) -> tuple[socket.socket, socket.socket] | None:
                 sock.setblocking(False)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
             return first, second
-    except OSError:
+    except OSError:  # somebody has the odd one: another pair
         pass
     first.close()
     second.close()

@@ -8,12 +8,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 from typing import TYPE_CHECKING, Final
 
 from nvrstore.farm import rtp
-from nvrstore.farm.feed import Feed, OnAir
+from nvrstore.farm.feed import Feed
+from nvrstore.farm.oddities import LATE_S, Reports
+from nvrstore.farm.on_air import OnAir
 from nvrstore.farm.ranges import Ranges
 
 if TYPE_CHECKING:
@@ -21,26 +24,24 @@ if TYPE_CHECKING:
     from nvrstore.farm.connection import Connection
 
 REPORT_S: Final = 5.0  # between sender reports (RFC 3550 6.2: the minimum for small sessions)
+CLOCK_NEVER_SET_NS: Final = 3_600_000_000_000  # an hour after 1970: what such a camera believes
 
 
 class Session:
     """What TCP and UDP have in common: the camera, the counters, sender reports."""
 
-    def __init__(self, session_id: str, camera: Camera, *, loss: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, session_id: str, camera: Camera, *, loss: float, seed: int) -> None:
         self.id = session_id
         self.camera = camera
         self.waiting = True  # for a key unit
-        self.sent = Ranges()
         self.playing = False
-        self.packets = self.octets = 0
-        self.audio_packets = self.audio_octets = 0
-        self.report_due_s = 0.0
+        self.sent = Ranges()
+        self.video: tuple[int, int] | None = None  # channels, or the client's ports, once they are set up
+        self.audio: tuple[int, int] | None = None
         self._loss = loss
         self._random = random.Random(seed)
-
-    @property
-    def has_audio(self) -> bool:
-        raise NotImplementedError
+        self._report_due_s = math.inf
+        self._before = (0, 0, 0, 0)  # what the feed had sent when it was joined
 
     def send_unit(self, on_air: OnAir, stamp: bytes, number: int) -> None:
         """Send a stamped unit, and the audio due with it."""
@@ -55,38 +56,56 @@ class Session:
         self.playing = False
         self.camera.leave(self)
 
-    def report(self, feed: Feed, now_s: float, utc_ns: int) -> None:
-        """Send sender reports for both tracks, and set the time of the next."""
-        self.report_due_s = now_s + REPORT_S
-        name = self.camera.name.encode()
-        self.send_report(rtp.sender_report(feed.ssrc, utc_ns, feed.timestamp_at(now_s), self.packets, self.octets, name), audio=False)
-        if feed.audio is not None and self.has_audio:
-            clock = feed.audio.timestamp_at(now_s - feed.start_s)
-            self.send_report(rtp.sender_report(feed.audio.ssrc, utc_ns, clock, self.audio_packets, self.audio_octets, name), audio=True)
+    def join(self, feed: Feed) -> None:
+        """Begin to count for sender reports; the first one comes with the first unit."""
+        self.playing = True
+        self._before = _totals(feed)
+        match self.camera.look.traits.reports:
+            case Reports.NONE:
+                self._report_due_s = math.inf
+            case Reports.LATE:
+                self._report_due_s = feed.due_s + LATE_S
+            case _:
+                self._report_due_s = 0.0
 
-    def _count(self, on_air: OnAir, *, audio: bool) -> None:
-        self.packets += on_air.packets
-        self.octets += on_air.octets
-        if audio:
-            self.audio_packets += len(on_air.audio)
-            self.audio_octets += sum(len(payload) for payload, _, _ in on_air.audio)
+    def report(self, feed: Feed, now_s: float, utc_ns: int) -> float:
+        """Send sender reports for both tracks if they are due; when the next are."""
+        if self._report_due_s > now_s:
+            return self._report_due_s
+        if self.waiting:
+            return now_s
+        self._report_due_s = now_s + REPORT_S
+        name = self.camera.name.encode()
+        packets, octets, audio_packets, audio_octets = (total - before for total, before in zip(_totals(feed), self._before, strict=True))
+        odd = self.camera.look.traits.reports
+        stranger = int(odd is Reports.STRANGER)
+        if odd is Reports.WRONG:
+            utc_ns = CLOCK_NEVER_SET_NS + round(now_s * 1e9)
+        if self.video is not None:
+            clock = feed.timestamp_at(now_s)
+            self.send_report(rtp.sender_report(feed.ssrc ^ stranger, utc_ns, clock, packets, octets, name), audio=False)
+        if feed.audio is not None and self.audio is not None:
+            clock = feed.audio.timestamp_at(now_s - feed.start_s)
+            self.send_report(rtp.sender_report(feed.audio.ssrc ^ stranger, utc_ns, clock, audio_packets, audio_octets, name), audio=True)
+        return self._report_due_s
 
     def _survivors(self, packets: list[bytes]) -> list[bytes]:
+        if not self._loss:
+            return packets
         return [packet for packet in packets if self._random.random() >= self._loss]
 
 
-class TcpSession(Session):
-    """Interleaved in the RTSP connection. Channels are None until they are set up."""
+def _totals(feed: Feed) -> tuple[int, int, int, int]:
+    audio = (0, 0) if feed.audio is None else (feed.audio.packets_sent, feed.audio.octets_sent)
+    return (feed.packets_sent, feed.octets_sent, *audio)
 
-    def __init__(self, session_id: str, camera: Camera, connection: Connection, *, loss: float = 0.0, seed: int = 0) -> None:
+
+class TcpSession(Session):
+    """Interleaved in the RTSP connection."""
+
+    def __init__(self, session_id: str, camera: Camera, connection: Connection, *, loss: float, seed: int) -> None:
         super().__init__(session_id, camera, loss=loss, seed=seed)
         self.connection = connection
-        self.video: tuple[int, int] | None = None
-        self.audio: tuple[int, int] | None = None
-
-    @property
-    def has_audio(self) -> bool:
-        return self.audio is not None
 
     def send_unit(self, on_air: OnAir, stamp: bytes, number: int) -> None:
         if self.waiting:
@@ -95,16 +114,15 @@ class TcpSession(Session):
             self._send_lossy(on_air, stamp, number)
             return
         head, tail, length = on_air.tcp(self.video[0])
-        parts: tuple[bytes, ...] = (head, stamp, tail)
         if self.audio is not None and on_air.audio:
             sound = on_air.audio_tcp(self.audio[0])
-            parts = (sound, *parts)
-            length += len(sound)
-        self._count(on_air, audio=self.audio is not None)
-        if self.connection.write(parts, length, self.sent, number):
+            if self.connection.write((sound, head, stamp, tail), length + len(sound), self.sent, number):
+                self.sent.add(number)
+        elif self.connection.write((head, stamp, tail), length, self.sent, number):
             self.sent.add(number)
 
     def _send_lossy(self, on_air: OnAir, stamp: bytes, number: int) -> None:
+        """Packet by packet, for streams that lose some, and for sessions with sound alone."""
         packets: list[bytes] = []
         if self.audio is not None:
             packets += [rtp.framed(self.audio[0], packet) for packet in self._survivors(on_air.audio_packets())]
@@ -114,7 +132,6 @@ class TcpSession(Session):
             kept = self._survivors(datagrams)
             whole = len(kept) == len(datagrams)
             packets += [rtp.framed(self.video[0], packet) for packet in kept]
-        self._count(on_air, audio=self.audio is not None)
         data = b"".join(packets)
         if data and self.connection.write((data,), len(data), self.sent if whole else None, number) and whole:
             self.sent.add(number)
@@ -127,43 +144,28 @@ class TcpSession(Session):
 
 
 class UdpSession(Session):
-    """Datagrams to the client's ports. `rtp_socket` and `rtcp_socket` belong to the farm."""
+    """Datagrams to the client's ports. The sockets belong to the farm."""
 
     def __init__(
-        self,
-        session_id: str,
-        camera: Camera,
-        host: str,
-        rtp_socket: socket.socket,
-        rtcp_socket: socket.socket,
-        *,
-        loss: float = 0.0,
-        seed: int = 0,
+        self, session_id: str, camera: Camera, host: str, rtp_socket: socket.socket, rtcp_socket: socket.socket, *, loss: float, seed: int
     ) -> None:
         super().__init__(session_id, camera, loss=loss, seed=seed)
-        self.host = host
-        self.video: tuple[int, int] | None = None
-        self.audio: tuple[int, int] | None = None
+        self._host = host
         self._rtp, self._rtcp = rtp_socket, rtcp_socket
-
-    @property
-    def has_audio(self) -> bool:
-        return self.audio is not None
 
     def send_unit(self, on_air: OnAir, stamp: bytes, number: int) -> None:
         if self.waiting:
             return
         if self.audio is not None and on_air.audio:
             self._send(on_air.audio_packets(), self.audio[0])
-        self._count(on_air, audio=self.audio is not None)
         if self.video is not None and self._send(on_air.udp(stamp), self.video[0]):
             self.sent.add(number)
 
     def _send(self, packets: list[bytes], port: int) -> bool:
         """Whether all of them were handed to the kernel."""
-        kept = self._survivors(packets) if self._loss else packets
+        kept = self._survivors(packets)
         whole = len(kept) == len(packets)
-        address = (self.host, port)
+        address = (self._host, port)
         for packet in kept:
             try:
                 self._rtp.sendto(packet, address)
@@ -175,6 +177,6 @@ class UdpSession(Session):
         ports = self.audio if audio else self.video
         if ports is not None:
             try:
-                self._rtcp.sendto(packet, (self.host, ports[1]))
+                self._rtcp.sendto(packet, (self._host, ports[1]))
             except OSError:
                 return
