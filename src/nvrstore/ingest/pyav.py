@@ -44,6 +44,8 @@ _PACED: Final = ("file:", "http:", "https:")
 # libav's defaults look at five seconds of a stream before they give any of it.
 _OPTIONS: Final = {"fpsprobesize": "0", "probesize": "500000", "analyzeduration": "500000"}
 
+_TIMEOUT_US_MAX: Final = 2_000_000_000  # libav's TCP refuses to connect with more than 31 bits of microseconds
+
 _log = get_logger("ingest.pyav")
 
 Push = Callable[[Any, int, float], None]
@@ -235,7 +237,7 @@ class PyavSource:
 
     def _options(self, url: str) -> dict[str, str]:
         request = self._request
-        timeout_us = str(round(request.timeout_s * 1e6))
+        timeout_us = str(min(round(request.timeout_s * 1e6), _TIMEOUT_US_MAX))
         options: dict[str, str] = {}
         if url.lower().startswith(_RTSP):
             options = {**_OPTIONS, "timeout": timeout_us, "rtsp_transport": request.transport}
