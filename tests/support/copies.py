@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from random import Random
 
-from tests.support.steps import content, drive, memory_targets, put
+from tests.support.steps import content, drive, memory_targets, put, tree
 from tests.support.volumes import GATE, YARD, Volume, fragment, header
 
 from nvrstore.failover.terms import Claim
+from nvrstore.journal.index import volume_index
 from nvrstore.journal.names import volume_path
 from nvrstore.model import MemberRef, Role
 from nvrstore.replicate.claim import put_claim
+from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.inventory import Survey, survey
 from nvrstore.replicate.recover import Recovered, recover_volume
+from nvrstore.replicate.resync import ResyncPlan, ResyncReport, plan_resync, resync
 from nvrstore.targets.memory import MemoryTarget
 
 Targets = dict[str, MemoryTarget]
@@ -127,3 +130,28 @@ def recover(
 def copies(targets: Mapping[str, MemoryTarget], path: str) -> dict[str, bytes]:
     """The bytes of each copy at `path`."""
     return {name: content(target, path) for name, target in targets.items() if path in target.files.files}
+
+
+def closed(volume: Volume) -> bytes:
+    """What every copy shall be: all batches, and the index."""
+    return bytes(volume.data[: volume.batches[-1].end]) + volume_index(volume.builder.header, volume.batches)
+
+
+def closed_at(volume: Volume, batch: int) -> bytes:
+    return cut_at(volume, batch) + volume_index(volume.builder.header, volume.batches[: batch + 1])
+
+
+def plan(targets: Targets, members: str, **options: object) -> ResyncPlan:
+    return plan_resync(look(targets), list(members), recorder="nvr-1", held_s=0, **options)  # type: ignore[arg-type]
+
+
+def run(targets: Targets, the_plan: ResyncPlan, *, changes_max: int | None = None, progress: Progress | None = None) -> ResyncReport:
+    return drive(resync(the_plan.copies, own=MINE.key, progress=progress), targets, changes_max=changes_max)
+
+
+def volumes(targets: Targets, name: str) -> dict[str, bytes]:
+    return {path: data for path, data in tree(targets[name]).items() if path.endswith(".mp4")}
+
+
+def series(targets: Targets, count: int, *, first: int = 0, sizes: int = 40) -> list[Volume]:
+    return [make_volume(targets, "".join(targets)[:2], batches=2, number=first + n, closed=True, sizes=sizes) for n in range(count)]
