@@ -18,7 +18,7 @@ from nvrstore.journal.layout import padded, padding
 from nvrstore.journal.model import Batch, DamageKind, VolumeTrack
 from nvrstore.limits import BLOCK_BYTES
 from nvrstore.media.boxes import HEADER, walk
-from nvrstore.model import Fragment, FragmentFlag, Record, RecordKind, TrackConfig
+from nvrstore.model import Fragment, FragmentFlag, Media, Record, RecordKind, TrackConfig, TrackKey
 
 
 def bytes_of(volume: Volume, batch: Batch) -> memoryview:
@@ -166,6 +166,7 @@ def test_what_does_not_fit_is_said_before_it_is_built() -> None:
     ("wrong", "words"),
     [
         (fragment(GATE, at_s=-1.0), "origin"),
+        (fragment(TrackKey("cellar", Media.VIDEO)), "no track"),
         (replace(fragment(GATE), length=fragment(GATE).length + 4096), "parts"),
     ],
 )

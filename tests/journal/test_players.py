@@ -204,6 +204,18 @@ def test_ffprobe_reads_every_packet_of_a_volume(closed: bool, tail: int, tmp_pat
     assert by_ffprobe(path) == whole(volume)
 
 
+@pytest.mark.servers
+@pytest.mark.skipif(shutil.which("gst-launch-1.0") is None, reason="needs GStreamer")
+@pytest.mark.parametrize(("closed", "tail"), [(False, 0), (False, 1 << 20), (True, 0)])
+def test_gstreamer_reads_every_frame_of_a_volume(closed: bool, tail: int, tmp_path: Path) -> None:
+    """Another family of players, with a demuxer of its own."""
+    path = tmp_path / "volume.mp4"
+    path.write_bytes(bytes(recording(closed).data) + bytes(tail))
+    source = ["filesrc", f"location={path}", "!", "qtdemux", "name=d", "d.video_0", "!", "queue", "!"]
+    answer = _run("gst-launch-1.0", "-v", *source, "identity", "silent=false", "!", "fakesink", "sync=false")
+    assert answer.count(b"last-message = chain") == 50
+
+
 @pytest.mark.slow
 @pytest.mark.servers
 @needs_ffmpeg

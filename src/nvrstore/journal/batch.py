@@ -95,7 +95,10 @@ class VolumeBuilder:
         ends = self._ends.copy()
         line = UUID_HEAD.size + BATCH_FIXED.size
         for fragment in fragments:
-            track_id, timescale = self._tracks[fragment.track]
+            known = self._tracks.get(fragment.track)
+            if known is None:
+                raise ValueError(f"the volume has no track {fragment.track}")
+            track_id, timescale = known
             session, index, flags, utc_ns, duration = fragment.session, fragment.index, fragment.flags, fragment.utc_ns, fragment.duration
             bits = flags.value  # the operators of an IntFlag cost a microsecond each
             last = ends.get(track_id)
