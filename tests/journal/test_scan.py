@@ -18,7 +18,6 @@ from nvrstore.limits import BLOCK_BYTES
 from nvrstore.media.boxes import HEADER
 from nvrstore.model import Record, RecordKind
 
-
 STEP = 1 if os.environ.get("NVRSTORE_PROVE") == "1" else 11  # of the bytes that are flipped one by one
 
 
