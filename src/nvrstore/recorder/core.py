@@ -24,7 +24,7 @@ from nvrstore.catalog.store import Catalog
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import Config, JournalConfig, StreamConfig, TargetConfig
 from nvrstore.control import ControlServer
-from nvrstore.errors import ConfigError, NotFoundError, RecorderFailedError, UsageError
+from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
 from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
 from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, RECORD_BYTES_MAX, STOP_S
@@ -213,10 +213,13 @@ class RecorderCore:
                 engine.stop()
             return all(engine.idle for engine in self.engines.values())
 
-        while self.clock.monotonic_s() < deadline_s:
-            if self.hub.ask(step, timeout_s=DRAIN_S):
-                return True
-            pause.wait(STEP_S)
+        try:
+            while self.clock.monotonic_s() < deadline_s:
+                if self.hub.ask(step, timeout_s=DRAIN_S):
+                    return True
+                pause.wait(STEP_S)
+        except (ClosedError, TimeoutError):
+            pass  # the engine's thread ended with a bug, or the machine is at its end: what is not committed is in no promise
         return False
 
     def _make_ports(self) -> dict[str, Port]:

@@ -24,7 +24,7 @@ class Wishes(Protocol):
 
     def claim(self, journal: str, target: str) -> None: ...
 
-    def claim_again(self, journal: str) -> None: ...
+    def claim_again(self, journal: str, seen: ClaimKey | None) -> None: ...
 
     def resync(self, journal: str, target: str) -> None: ...
 
@@ -101,7 +101,7 @@ class RecorderObserver:
         self._wishes.claim(journal, target)
 
     def claim_again(self, journal: str, seen: ClaimKey | None) -> None:
-        self._wishes.claim_again(journal)
+        self._wishes.claim_again(journal, seen)
 
     def _publish(self, event: events.Event) -> None:
         self._bus.publish(event)

@@ -108,7 +108,7 @@ def claim_journal(
         log.warning("claim.watched", journal=journal, owner=owner.recorder_id, seconds=takeover_s)
         _watch(journal, first, lambda: run(read_claims(names, journal)), me, clock, takeover_s, pause)
         earlier = first
-    journal_id = _journal_id(journal, targets, names)
+    journal_id = _journal_id(journal, targets, names, state)
     steps = claim_term(names, journal, me, utc_ns=clock.utc_ns(), state_term=state.term(journal), take_over=take_over, earlier=earlier)
     claimed = run_steps(steps, targets, timeout_s=ANSWER_S)
     state.save_term(journal, claimed.claim.term)
@@ -139,8 +139,8 @@ def _watch(
             return
 
 
-def _journal_id(journal: str, targets: Mapping[str, Target], names: Sequence[str]) -> str:
-    """Its uuid: from any target that answers, else a new one; brought to those that lack it."""
+def _journal_id(journal: str, targets: Mapping[str, Target], names: Sequence[str], state: StateDirectory) -> str:
+    """Its uuid: from any target that answers, else the state directory, else a new one; brought to those that lack it."""
     known: dict[str, str] = {}
     answering = []
     for name in names:
@@ -153,7 +153,8 @@ def _journal_id(journal: str, targets: Mapping[str, Target], names: Sequence[str
         answering.append(name)
         if found is not None:
             known[name] = found
-    journal_id = next(iter(known.values()), None) or new_id()
+    journal_id = next(iter(known.values()), None) or state.journal_ids.get(journal) or new_id()
+    state.learn_journal(journal, journal_id)
     for name in answering:
         try:
             run_steps(ensure_journal(name, journal, journal_id), targets, timeout_s=ANSWER_S)

@@ -4,6 +4,7 @@
     recorder.json     {"format": 1, "id": "<32 hex>"}: who this recorder is, for ever
     terms/<journal>   the highest term that it claimed
     targets.json      name -> uuid, as last seen: which disk belongs where
+    journals.json     name -> uuid
     locks/<target>    flock, inherited by the target's workers: a stuck worker of a dead recorder still holds it
     catalog.sqlite  control.sock  refuge/
 
@@ -49,6 +50,7 @@ class StateDirectory:
             self.recorder_id = new_id()
             self._save("recorder.json", {"format": 1, "id": self.recorder_id})
         self.target_ids: dict[str, str] = dict(self._load("targets.json"))
+        self.journal_ids: dict[str, str] = dict(self._load("journals.json"))
 
     @property
     def catalog(self) -> Path:
@@ -74,6 +76,12 @@ class StateDirectory:
         if self.target_ids.get(name) != target_id:
             self.target_ids[name] = target_id
             self._save("targets.json", self.target_ids)
+
+    def learn_journal(self, name: str, journal_id: str) -> None:
+        """Remember which uuid the journal of that name has."""
+        if self.journal_ids.get(name) != journal_id:
+            self.journal_ids[name] = journal_id
+            self._save("journals.json", self.journal_ids)
 
     def worker_lock(self, target: str) -> int | None:
         """A locked descriptor for the workers of `target`; None while workers of an earlier recorder still hold it."""

@@ -81,6 +81,7 @@ class JournalEngine:
         self._started_s = now_s
         self._formed = False
         self.standing_state = Standing()
+        self._answered: frozenset[int] = frozenset()  # earlier sessions of this recorder, whose claims were outbid
         self._losses: dict[str, Gap] = {}
         self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
         self._lost_at_s: float | None = None
@@ -222,7 +223,7 @@ class JournalEngine:
         """Whether no other writer's higher term is seen there."""
         look = self.ports[target].look
         seen = look.claims.get(self.spec.name, "") if look is not None else ""
-        verdict = judge(self.spec.claim, ClaimKey.of(seen))
+        verdict = judge(self.spec.claim, ClaimKey.of(seen), self._answered)
         if verdict is Verdict.STALE_SELF:
             self.observer.claim_again(self.spec.name, ClaimKey.of(seen))
         elif verdict is Verdict.SUPERSEDED:
@@ -407,8 +408,9 @@ class JournalEngine:
         for lane in self.lanes:
             lane.cut()
 
-    def reclaimed(self, claim: ClaimKey) -> None:
-        """A higher term was claimed: everything from now on is written under it."""
+    def reclaimed(self, claim: ClaimKey, answered: frozenset[int]) -> None:
+        """A higher term was claimed: everything from now on is written under it. `answered`: sessions that it outbids."""
+        self._answered = answered
         self.spec = replace(self.spec, claim=claim)
         for name, place in self.places.items():
             place.claimed = False

@@ -31,6 +31,7 @@ T = TypeVar("T")
 PAUSE_S: Final = 0.25  # a longer time between two rounds is the thread's own lateness, not the targets'
 WAIT_S_MIN: Final = 0.005  # let a few answers and fragments gather
 WAIT_S_MAX: Final = 0.1
+ASK_S: Final = 0.1  # how often who asked looks whether the thread has ended
 CLOCK_STEP_S: Final = 0.5  # a wall clock that moves by more than this against the monotonic one has stepped
 
 
@@ -90,7 +91,16 @@ class Hub:
         if self._closed:
             raise ClosedError("the recorder has ended")
         self.post(run)
-        return future.result(timeout_s)
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        while not future.done():
+            if self._closed:
+                raise ClosedError("the recorder has ended")
+            try:
+                return future.result(min(ASK_S, max(0.0, deadline_s - self._clock.monotonic_s())))
+            except TimeoutError:
+                if not future.done() and self._clock.monotonic_s() >= deadline_s:
+                    raise
+        return future.result()
 
     def stop(self, timeout_s: float) -> bool:
         """End the thread after its present round; False when it did not end in time."""

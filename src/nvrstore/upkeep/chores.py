@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from nvrstore.errors import ClosedError, NvrstoreError
 from nvrstore.events import Alarm
-from nvrstore.failover.terms import Claim, Verdict
+from nvrstore.failover.terms import Claim, ClaimKey, Verdict
 from nvrstore.journal.names import NEXT_DIR, journal_dir
 from nvrstore.replicate.claim import Claimant, bring_claim, claim_term
 from nvrstore.targets.contract import Call, Request, Steps, Verb
@@ -25,6 +25,7 @@ from nvrstore.targets.steps import list_all
 from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.mending import Mending
+from nvrstore.upkeep.prune import restore_trash
 from nvrstore.upkeep.pruning import Pruning
 
 log = get_logger("upkeep.chores")
@@ -45,6 +46,7 @@ class Chores:
         self._pruning = Pruning(host, self._quick)
         self.mending = Mending(host, self._long, refuge, self._pruning)
         self._wishes: dict[tuple[str, ...], Callable[[], None]] = {}
+        self._answered: dict[str, set[int]] = {}  # earlier sessions of this recorder that were outbid already
         self._lock = threading.Lock()
         self._quick_bell, self._long_bell = threading.Event(), threading.Event()
         self._threads = [
@@ -77,8 +79,8 @@ class Chores:
     def claim(self, journal: str, target: str) -> None:
         self._wish(("claim", journal, target), lambda: self._bring_claim(journal, target))
 
-    def claim_again(self, journal: str) -> None:
-        self._wish(("claim again", journal), lambda: self._claim_again(journal))
+    def claim_again(self, journal: str, seen: ClaimKey | None) -> None:
+        self._wish(("claim again", journal), lambda: self._claim_again(journal, seen))
 
     def space(self, journal: str, target: str) -> None:
         self._wish(("space", target), lambda: self._make_room(journal, target))
@@ -122,25 +124,35 @@ class Chores:
         key = engine.spec.claim
         claim = Claim(journal, key.term, host.config.recorder.name, key.recorder_id, key.session, host.clock.utc_ns())
         self._quick.run(ensure_journal(target, journal, engine.spec.journal_id))
-        verdict = self._quick.run(bring_claim(target, claim))
+        verdict = self._quick.run(bring_claim(target, claim, frozenset(self._answered.get(journal, ()))))
         if verdict is Verdict.OK:
-            self._quick.run(clear_leftovers(target, journal, keep=f"{host.session:016x}-"))
+            self._tidy(self._quick, journal, target)
             host.hub.post(lambda: engine.claimed(target))
         elif verdict is Verdict.STALE_SELF:
             self._claim_again(journal)
         else:
             log.warning("claim.refused", journal=journal, target=target, reason="another recorder took over")
 
-    def _claim_again(self, journal: str) -> None:
+    def _tidy(self, runner: Runner, journal: str, target: str) -> None:
+        """Before anything is pruned under a new claim: take back what an earlier owner was about to delete; clear leftovers."""
+        restored = runner.run(restore_trash(target, journal))
+        for path, reason in restored.failed.items():
+            log.warning("trash.kept", target=target, path=path, reason=reason)
+        runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
+
+    def _claim_again(self, journal: str, seen: ClaimKey | None = None) -> None:
         host = self._host
         engine = host.engines[journal]
+        if seen is not None:
+            self._answered.setdefault(journal, set()).add(seen.session)
         me = Claimant(host.config.recorder.name, host.recorder_id, host.session)
         term = max(engine.spec.claim.term, host.saved_term(journal))
         claimed = self._quick.run(
             claim_term(list(engine.spec.targets), journal, me, utc_ns=host.clock.utc_ns(), state_term=term, take_over=True)
         )
         host.save_term(journal, claimed.claim.term)
-        host.hub.post(lambda: engine.reclaimed(claimed.claim.key))
+        answered = frozenset(self._answered.get(journal, ()))
+        host.hub.post(lambda: engine.reclaimed(claimed.claim.key, answered))
 
     def _make_room(self, journal: str, target: str) -> None:
         engine = self._host.engines[journal]
@@ -155,6 +167,9 @@ class Chores:
 
     def _run_long(self) -> None:
         self._guarded("learn", self.mending.learn)
+        for journal, engine in self._host.engines.items():
+            for target in engine.spec.claimed_on:
+                self._guarded(f"tidy {target}", lambda journal=journal, target=target: self._tidy(self._long, journal, target))  # type: ignore[misc]
         while not self._long.stopping.is_set():
             for journal in self._host.engines:
                 self._guarded(f"mend {journal}", lambda journal=journal: self.mending.run(journal))  # type: ignore[misc]

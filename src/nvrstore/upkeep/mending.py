@@ -197,6 +197,7 @@ class Mending:
     def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey) -> None:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
+        self._pruning.recovering = {volume.volume_id}
         done = self._runner.run(
             recover_volume(
                 volume,
@@ -206,6 +207,7 @@ class Mending:
                 in_place_ok=lambda target, path: self._in_place_ok(engine, target, path),
             )
         )
+        self._pruning.recovering = set()
         self.recovered += 1
         if done.header is None:
             self._alarm(f"{done.path}: no copy of it can be read")

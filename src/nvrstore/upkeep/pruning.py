@@ -50,6 +50,7 @@ class Pruning:
         self._host, self._runner = host, runner
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
+        self.recovering: set[str] = set()  # volumes that recovery is at work on now
         self.removed = 0
         self.short: Mapping[str, int] = {}
 
@@ -128,7 +129,7 @@ class Pruning:
             name = parse_volume_path(info.path)
             copies = tuple(StoredCopy(c.target, c.length, c.state is CopyState.COMPLETE) for c in info.copies if c.state in _HELD)
             if name is not None and copies:
-                stored.append(StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or not info.closed))
+                stored.append(StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or info.volume_id in self.recovering))
         return self._with_spans(reader, stored)
 
     @staticmethod
