@@ -1,68 +1,17 @@
-"""Media time to UTC: what cameras' clocks do, and what becomes of it. A day passes in a second; nothing waits."""
+"""Media time to UTC: what cameras' clocks do, and what runs become of it. A day passes in a second; nothing waits."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.clocks import MS, S, camera, errors_ms, offsets_us, place, runs, timeline
 from tests.support.media import UTC_NS, sample
 
-from nvrstore.limits import SLEW_PPM_MAX
 from nvrstore.model import Media, RecordKind, Sample
-from nvrstore.timeline import ClockStep, ClockWatch, Placement, RunReason, RunRecord, Timeline, Unwrapper
-
-MS = 1_000_000
-S = 1_000_000_000
-
-
-def timeline(*, trust_camera_clock: bool = False) -> Timeline:
-    made = Timeline("gate", 7, trust_camera_clock=trust_camera_clock)
-    assert made.declare(Media.VIDEO, 90_000) == []
-    assert made.declare(Media.AUDIO, 8_000) == []
-    return made
-
-
-def place(made: Timeline, samples: Iterable[Sample]) -> list[Placement]:
-    return [placement for one in samples for placement in made.place(one)]
-
-
-def camera(
-    seconds: float,
-    *,
-    fps: float = 25,
-    start_dts: int = 0,
-    start_s: float = 0.0,
-    rate: float = 1.0,
-    delay_s: float = 0.0,
-    jitter_s: float = 0.0,
-    seed: int = 1,
-) -> Iterator[Sample]:
-    """Frames at `fps` by our clock, whose media time runs at `rate`; each arrives `delay_s` and up to `jitter_s` late."""
-    rng = random.Random(seed)
-    latest = 0.0
-    for i in range(round(seconds * fps)):
-        sent_s = start_s + i / fps
-        latest = max(latest, sent_s + delay_s + rng.random() * jitter_s)
-        yield sample(start_dts + round(i / fps * rate * 90_000), at_s=latest, keyframe=i % 50 == 0)
-
-
-def errors_ms(placements: list[Placement], *, start_dts: int = 0, rate: float = 1.0, fps: float = 25) -> list[float]:
-    """How far each frame was placed from when it was sent, in ms."""
-    return [(p.utc_ns - UTC_NS - (p.sample.dts - start_dts) / 90_000 / rate * S) / MS for p in placements]
-
-
-def offsets_us(placements: list[Placement]) -> list[int]:
-    """How far each frame lies from a steady 25 fps since UTC_NS, in whole microseconds."""
-    return [round((p.utc_ns - UTC_NS - i * 40 * MS) / 1000) for i, p in enumerate(placements)]
-
-
-def runs(placements: list[Placement]) -> list[tuple[int, RunReason]]:
-    """(position, reason) of every sample that begins a run."""
-    return [(i, p.began.reason) for i, p in enumerate(placements) if p.began is not None]
+from nvrstore.timeline import ClockStep, ClockWatch, Placement, RunReason, RunRecord, Unwrapper
 
 
 def test_a_steady_camera_is_one_run_and_every_frame_is_where_it_was_sent() -> None:
@@ -92,32 +41,6 @@ def test_what_is_held_comes_out_by_timer_and_at_the_end() -> None:
     out, ended = other.disconnect()
     assert [p.sample for p in out] == frames
     assert len(ended) == 1
-
-
-def test_the_least_delayed_sample_wins() -> None:
-    """Jitter of 300 ms at the start and for an hour: the error is that of the luckiest packet of half a second, then less."""
-    out = place(timeline(), camera(3600, fps=5, jitter_s=0.3))
-    found = errors_ms(out)
-    assert runs(out) == [(0, RunReason.START)]
-    assert 0 <= max(found) <= 300
-    assert abs(found[-1]) < 60
-
-
-def test_utc_never_slews_faster_than_the_limit() -> None:
-    """However arrivals jitter: from frame to frame UTC and media time differ by 500 ppm at most."""
-    out = place(timeline(), camera(600, jitter_s=0.4, seed=3))
-    for before, after in itertools.pairwise(out):
-        media_ns = (after.sample.dts - before.sample.dts) * S // 90_000
-        assert abs(after.utc_ns - before.utc_ns - media_ns) <= media_ns * SLEW_PPM_MAX // 1_000_000 + 1
-
-
-@pytest.mark.parametrize("ppm", [-100, 30, 300])
-def test_a_day_of_a_clock_that_is_a_little_off_is_one_run(ppm: int) -> None:
-    """24 h in fast forward: a quartz is followed by slewing, to within the jitter."""
-    rate = 1 + ppm / 1e6
-    out = place(timeline(), camera(86_400, fps=1, rate=rate, jitter_s=0.05))
-    assert runs(out) == [(0, RunReason.START)]
-    assert max(abs(error) for error in errors_ms(out, rate=rate)) < 150
 
 
 def test_camera_1_a_wild_first_dts_stays_with_its_gop() -> None:
@@ -211,105 +134,6 @@ def test_unwrapping_is_exact_for_any_steps(start: int, steps: list[int]) -> None
         assert unwrapper.unwrap(value % 2**32) == value
 
 
-@pytest.mark.parametrize("sent", [21, 29])
-def test_camera_7_a_false_frame_rate_makes_no_gaps(sent: int) -> None:
-    """Declared 25, sent 21 (or 29): one run; media time is kept, UTC follows the wall clock, both durations are stored."""
-    rate = sent / 25
-    made = timeline()
-    out = place(made, camera(3600, fps=sent, rate=rate, jitter_s=0.02))
-    assert runs(out) == [(0, RunReason.START)]
-    assert sum(p.lost_ns for p in out) == 0
-    assert {after.sample.dts - before.sample.dts for before, after in itertools.pairwise(out)} == {3600}
-    found = errors_ms(out, rate=rate)
-    assert max(map(abs, found)) < 6000
-    assert max(map(abs, found[sent * 120 :])) < 400
-    _, (run,) = made.disconnect()
-    assert run.media_ticks == 3600 * sent * 3600
-    assert run.end_ns is not None
-    assert abs((run.end_ns - run.start_ns) / S - 3600) < 0.5
-
-
-def test_camera_8_a_burst_of_old_frames_is_placed_in_the_past() -> None:
-    """Five seconds of prebuffer arrive in half a second: nothing lies in the future, and live frames are on time."""
-    burst = [sample(i * 3600, at_s=i / 250) for i in range(125)]
-    live = [sample((125 + i) * 3600, at_s=0.5 + i / 25) for i in range(500)]
-    out = place(timeline(), [*burst, *live])
-    assert runs(out) == [(0, RunReason.START)]
-    assert len(out) == 625
-    assert all(p.utc_ns <= p.sample.arrival_ns + 20 * MS for p in out)
-    assert abs(out[0].utc_ns - (UTC_NS - round(4.5 * S))) < 20 * MS
-    assert abs(out[-1].utc_ns - out[-1].sample.arrival_ns) < 20 * MS
-
-
-def test_camera_8_a_slow_burst_is_put_right_by_a_new_run() -> None:
-    """Ten seconds of prebuffer at twice the speed: longer than samples can be held, so the anchor is set again."""
-    burst = [sample(i * 3600, at_s=i / 50) for i in range(500)]
-    live = [sample((500 + i) * 3600, at_s=10 + i / 25) for i in range(1500)]
-    out = place(timeline(), [*burst, *live])
-    assert len(out) == 2000
-    assert abs(out[-1].utc_ns - out[-1].sample.arrival_ns) < 50 * MS
-    assert sum(p.lost_ns for p in out) == 0
-    assert len(runs(out)) <= 3
-
-
-def congested(ramp_s: float) -> Iterator[Sample]:
-    """Ten minutes, in the second of which the link falls behind by 200 ms per second, and then delivers all at once."""
-    for i in range(600 * 25):
-        sent_s = i / 25
-        late_s = 0.2 * max(0.0, sent_s - 60) if sent_s < 60 + ramp_s else 0.0
-        arrival_s = min(sent_s + late_s, max(sent_s, 60 + ramp_s))
-        yield sample(i * 3600, at_s=arrival_s)
-
-
-def test_a_congested_link_moves_nothing() -> None:
-    """Frames that arrive two seconds late for a while were still taken when their media time says."""
-    out = place(timeline(), congested(12))
-    assert runs(out) == [(0, RunReason.START)]
-    assert max(abs(error) for error in errors_ms(out)) < 10
-
-
-def test_a_link_that_degrades_evenly_for_long_is_taken_for_a_slow_clock_and_put_right() -> None:
-    """The two cannot be told apart before it recovers: no frame is lost, and the UTC is right again soon after."""
-    out = place(timeline(), congested(40))
-    assert len(out) == 15_000
-    assert sum(p.lost_ns for p in out) == 0
-    assert max(abs(error) for error in errors_ms(out)[120 * 25 :]) < 500
-
-
-def test_camera_9_an_untrusted_camera_clock_changes_nothing() -> None:
-    """Arrival time by default: no sender arbitrarily changes recording dates."""
-    made = timeline()
-    out: list[Placement] = []
-    for i, one in enumerate(camera(60)):
-        if i % 100 == 0:
-            made.reference(Media.VIDEO, one.pts, UTC_NS - 3600 * S)
-        out += made.place(one)
-    assert offsets_us(out) == [0] * 1500
-
-
-@pytest.mark.parametrize(
-    ("reports_ns", "believed"),
-    [
-        ([-80 * MS] * 30, True),
-        ([-3600 * S] * 30, False),
-        ([-2_208_988_800 * S] * 30, False),
-        ([(-1) ** i * 500 * MS for i in range(30)], False),
-        ([], False),
-    ],
-)
-def test_camera_9_a_trusted_camera_clock_counts_where_it_is_plausible(reports_ns: list[int], believed: bool) -> None:
-    """Not an hour off, not 1900, not one that changes its mind, not one that never reports."""
-    made = timeline(trust_camera_clock=True)
-    out: list[Placement] = []
-    for i, one in enumerate(camera(600, fps=5)):
-        if i % 100 == 3 and i // 100 < len(reports_ns):
-            made.reference(Media.VIDEO, one.pts, one.arrival_ns + reports_ns[i // 100])
-        out += made.place(one)
-    made.reference(Media.AUDIO, 0, UTC_NS)
-    assert runs(out) == [(0, RunReason.START)]
-    assert abs(errors_ms(out)[-1] - (-80 if believed else 0)) < 1
-
-
 @pytest.mark.parametrize("by_s", [3600.0, -3600.0, 0.7, -86_400.0])
 def test_camera_10_a_step_of_our_clock_begins_a_run_on_the_new_time(by_s: float) -> None:
     """NTP after a boot without a battery-backed clock: both runs are right by the clock of their time, and nothing is lost."""
@@ -335,36 +159,6 @@ def test_camera_10_a_pause_between_two_readings_is_no_step() -> None:
     assert watch.look(UTC_NS, 5000.0) is None
     assert watch.look(UTC_NS + S, 5001.0) == ClockStep(UTC_NS + S, -4900 * S - 3999 * 500_000)
     assert ClockStep(5, -3).record().kind == RecordKind.CLOCK_STEP
-
-
-@pytest.mark.parametrize(("video_s", "audio_s"), [(0.09, 0.01), (0.02, 0.3)])
-def test_camera_21_sound_and_picture_share_one_anchor(video_s: float, audio_s: float) -> None:
-    """One of them is late on the way: on one camera clock their sync is the camera's from the first frame on."""
-    made = timeline()
-    merged = sorted(
-        [
-            *camera(30, delay_s=video_s, jitter_s=0.03),
-            *(sample(i * 160, media=Media.AUDIO, at_s=i / 50 + audio_s, timescale=8000) for i in range(1500)),
-        ],
-        key=lambda one: one.arrival_s,
-    )
-    out = place(made, merged)
-    audio = {p.sample.dts / 8_000: p.utc_ns for p in out if p.sample.media is Media.AUDIO}
-    video = {p.sample.dts / 90_000: p.utc_ns for p in out if p.sample.media is Media.VIDEO}
-    common = sorted(set(audio) & set(video))
-    assert len(common) > 500
-    assert max(abs(audio[second] - video[second]) for second in common) < MS
-
-
-def test_camera_21_tracks_on_clocks_of_their_own_are_placed_each_by_its_arrivals() -> None:
-    """RTP timestamps begin anywhere: no anchor is shared by mistake."""
-    made = timeline()
-    merged = sorted(
-        [*camera(10, start_dts=10**9), *(sample(i * 160, media=Media.AUDIO, at_s=i / 50, timescale=8000) for i in range(500))],
-        key=lambda one: one.arrival_s,
-    )
-    out = place(made, merged)
-    assert all(abs(p.utc_ns - p.sample.arrival_ns) < MS for p in out)
 
 
 def test_slow_streams_are_not_broken_ones() -> None:
