@@ -331,6 +331,7 @@ def test_a_mistake_is_told_with_its_place(text: str, place: str, sentence: str) 
         ('path = "/mnt/b"', 'path = "/mnt/b", url = "nvr://h:1"', "target[1]", "has both path and url; a target is one place"),
         ('path = "/mnt/b"', 'url = "nvr://h"', "target[1].url", "must be nvr://HOST:PORT, further addresses behind commas"),
         ('path = "/mnt/b"', 'path = "/mnt/x/../a"', "target[1].path", "is the same place as nvr.toml:3 target[0]"),
+        ('name = "b"', 'name = "refuge"', "target[1].name", "'refuge' is what the recorder calls its own place on the state disk"),
         ('name = "b"', 'name = "a"', "target[1].name", "'a' is already taken by nvr.toml:3 target[0]"),
         ('["a", "b"]', '["a", "a"]', "journal[0].targets", "names 'a' twice"),
         ('["a", "b"]', "[]", "journal[0].targets", "must not be empty"),

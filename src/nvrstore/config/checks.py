@@ -35,6 +35,9 @@ class Entry(NamedTuple, Generic[T]):
 
 SCHEMES: Final = ("rtsp", "rtsps", "http", "https", "srt", "rtmp", "rtmps", "rtp", "udp", "tcp", "file")
 
+#: Name of the implicit last target, on the state disk.
+REFUGE: Final = "refuge"
+
 #: libav options that carry credentials.
 SECRET_OPTIONS: Final = frozenset({"headers", "cookies", "passphrase", "key", "password", "cryptokey", "decryption_key", "http_proxy"})
 
@@ -128,6 +131,7 @@ def across(
         *_twice(targets, "name"),
         *_twice(journals, "name"),
         *_twice(streams, "id"),
+        *_reserved(targets),
         *_same_place(targets),
         *_unknown_names(targets, journals, streams),
         *_sources(targets, streams),
@@ -141,6 +145,12 @@ def _twice(entries: Sequence[Entry[T]], key: str) -> Iterator[Problem]:
             yield at(key), f"{name!r} is already taken by {first[name]}"
         elif name is not None:
             first[name] = at()
+
+
+def _reserved(targets: Sequence[Entry[TargetConfig]]) -> Iterator[Problem]:
+    for at, name, *_ in targets:
+        if name == REFUGE:
+            yield at("name"), f"{REFUGE!r} is what the recorder calls its own place on the state disk"
 
 
 def _same_place(targets: Sequence[Entry[TargetConfig]]) -> Iterator[Problem]:
