@@ -168,6 +168,7 @@ def test_requests_beyond_their_bounds_are_refused(target: Target) -> None:
     """No piece is larger than 1 MiB; no path leaves the root."""
     assert ask(target, Verb.READ, "target.json", length=KEEPER_PIECE_BYTES + 1).errno == errno.EINVAL
     assert ask(target, Verb.WRITE, "f", data=bytes(KEEPER_PIECE_BYTES + 1)).errno == errno.EINVAL
+    assert ask(target, Verb.READ, "x" * 60_000, length=1).errno == errno.ENAMETOOLONG
     for path in ("../f", "/etc/passwd", "a/../../f"):
         assert ask(target, Verb.WRITE, path, data=b"x").errno == errno.EINVAL
         assert ask(target, Verb.READ, path, length=1).errno == errno.EINVAL

@@ -21,12 +21,10 @@ from tests.support.targets import PATIENCE_S, answers, append, ask, block, open_
 from nvrstore.errors import TargetUnavailableError
 from nvrstore.limits import ABANDONED_WORKERS_MAX, BLOCK_BYTES, MIB
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Appender, Request, Verb
-from nvrstore.targets.directory import DirectoryTarget, Limitation, medium_of
-from nvrstore.targets.identity import identify, init_target
+from nvrstore.targets.directory import DirectoryTarget
+from nvrstore.targets.identity import init_target
 from nvrstore.targets.look import look_request
 from nvrstore.targets.pool import Pool
-from nvrstore.targets.steps import read_all
-from nvrstore.worker import wire
 
 SHORT_S = 0.05  # of a call that is meant to run out of time
 
@@ -374,119 +372,3 @@ def test_requests_beyond_the_channels_capacity_wait_and_keep_their_order(target:
     assert [answer.number for answer in got][1:] == numbers
     assert all(answer.ok for answer in got)
     assert appender.close(PATIENCE_S)
-
-
-# --- file systems that lack something
-
-
-def test_without_direct_io_it_goes_through_the_page_cache_and_says_so(
-    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """EINVAL for O_DIRECT is no reason not to record."""
-    really = os.open
-
-    def without_direct(path: str, flags: int, mode: int = 0o777) -> int:
-        if flags & os.O_DIRECT:
-            raise OSError(errno.EINVAL, "no O_DIRECT here")
-        return really(path, flags, mode)
-
-    monkeypatch.setattr(os, "open", without_direct)
-    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
-    appender = in_thread.start_appender(pool)
-    open_volume(appender, pool)
-    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
-    assert all(answer.ok for answer in answers(appender, 2))
-    whole = run(in_thread, read_all("t", "j/day/v.mp4", fresh=True))
-    assert whole[: 2 * BLOCK_BYTES] == b"H" * BLOCK_BYTES + b"x" * BLOCK_BYTES
-    assert Limitation.BUFFERED in in_thread.limitations()
-    assert appender.close(PATIENCE_S)
-
-
-def test_without_hard_links_a_name_is_reserved_and_never_overwritten(
-    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """exFAT and some network file systems: the volume still gets its name only if that is free."""
-
-    def no_links(*_: object) -> None:
-        raise OSError(errno.EPERM, "no links here")
-
-    monkeypatch.setattr(os, "link", no_links)
-    appender = in_thread.start_appender(pool)
-    for handle in (1, 2):
-        assert ask(in_thread, Verb.PREPARE, f"j/.next/{handle}", length=MIB).ok
-        open_volume(appender, pool, handle=handle, prepared=f"j/.next/{handle}")
-    append(appender, block(pool, b"x"), offset=BLOCK_BYTES, handle=1)
-    assert [answer.errno for answer in answers(appender, 3)] == [0, errno.EEXIST, 0]
-    assert run(in_thread, read_all("t", "j/day/v.mp4"))[BLOCK_BYTES : 2 * BLOCK_BYTES] == b"x" * BLOCK_BYTES
-    assert Limitation.NO_LINKS in in_thread.limitations()
-    assert appender.close(PATIENCE_S)
-
-
-def test_without_dsync_every_append_is_followed_by_a_sync_whose_failure_fails_the_append(
-    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On file systems that are not known to honour RWF_DSYNC, fdatasync is asked, and believed once."""
-    monkeypatch.setattr("nvrstore.worker.calls.DSYNC_FILE_SYSTEMS", frozenset())
-    failing = threading.Event()
-    really = os.fdatasync
-
-    def sync(fd: int) -> None:
-        if failing.is_set():
-            raise OSError(errno.EIO, "the disk says no")
-        really(fd)
-
-    monkeypatch.setattr(os, "fdatasync", sync)
-    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
-    appender = in_thread.start_appender(pool)
-    open_volume(appender, pool)
-    assert answers(appender, 1)[0].ok
-    failing.set()
-    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
-    assert answers(appender, 1)[0].errno == errno.EIO
-    failing.clear()
-    append(appender, block(pool, b"y"), offset=2 * BLOCK_BYTES)
-    assert answers(appender, 1)[0].errno == errno.EIO, "a sync that works again proves nothing"
-    assert Limitation.NO_DSYNC in in_thread.limitations()
-    assert appender.close(PATIENCE_S)
-
-
-def test_a_failed_early_sync_is_remembered_until_its_own_sync(in_thread: DirectoryTarget, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More files are written at once than descriptors are kept: whoever asks for the sync hears of the failure."""
-    really = os.fdatasync
-
-    def fail_once(fd: int) -> None:
-        monkeypatch.setattr(os, "fdatasync", really)
-        raise OSError(errno.EIO, "the disk says no")
-
-    monkeypatch.setattr(os, "fdatasync", fail_once)
-    paths = [f"f{i}" for i in range(wire.WRITING_MAX + 1)]
-    for path in paths:
-        assert ask(in_thread, Verb.WRITE, path, data=b"x").ok
-    assert [ask(in_thread, Verb.SYNC, path).errno for path in paths] == [errno.EIO, *[0] * wire.WRITING_MAX]
-
-
-@pytest.mark.parametrize(
-    ("storage", "medium"),
-    [
-        ({"fstype": "ext4", "source": "/dev/sda1", "rotational": 1}, "disk"),
-        ({"fstype": "ext4", "source": "/dev/nvme0n1p1", "rotational": 0}, "ssd"),
-        ({"fstype": "xfs", "source": "/dev/md0", "rotational": 0}, "disk"),
-        ({"fstype": "nfs4", "source": "nas:/video"}, "network"),
-        ({"fstype": "fuse.sshfs", "source": "x"}, "network"),
-        ({"fstype": "tmpfs", "source": "tmpfs", "rotational": -1}, "ssd"),
-        ({"fstype": "overlay", "source": "overlay", "rotational": -1}, "disk"),
-        ({}, "disk"),
-    ],
-)
-def test_the_medium_follows_from_file_system_and_device(storage: dict[str, object], medium: str) -> None:
-    """When in doubt, the careful class of the local ones."""
-    assert medium_of(storage) == medium
-
-
-def test_the_medium_is_found_out_by_the_worker(target: DirectoryTarget) -> None:
-    """And until it has answered, or when it never does, it is the careful local class."""
-    target.wait_ready(PATIENCE_S)
-    assert target.storage is not None
-    assert target.storage["fstype"]
-    assert target.medium == medium_of(target.storage)
-    assert run(target, identify("t")).format == 1

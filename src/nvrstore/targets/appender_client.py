@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 from collections import deque
+from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import ForkedError
@@ -23,10 +24,14 @@ from nvrstore.worker import wire
 
 _log = get_logger(__name__)
 
+PATH_BYTES_MAX: Final = 4096  # PATH_MAX of Linux
+
 
 def pack(number: int, request: Request, *, slot: int = -1) -> bytes:
-    """The message for a request; with a slot, its data is in the slot."""
+    """The message for a request; with a slot, its data is in the slot. Raises ValueError for a path that no message holds."""
     path, path2 = os.fsencode(request.path), os.fsencode(request.path2)
+    if max(len(path), len(path2)) > PATH_BYTES_MAX:
+        raise ValueError("a path of more than 4096 bytes")
     head = wire.REQUEST.pack(
         number,
         request.verb,

@@ -24,7 +24,8 @@ from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import ForkedError, TargetUnavailableError
-from nvrstore.targets.appender_client import pack, running_since_s, understood, unpack
+from nvrstore.limits import KEEPER_PIECE_BYTES, MESSAGE_BYTES_MAX
+from nvrstore.targets.appender_client import PATH_BYTES_MAX, pack, running_since_s, understood, unpack
 from nvrstore.targets.contract import APPENDER_VERBS, UNAVAILABLE, Answer, Request, Verb
 from nvrstore.targets.process import Worker
 from nvrstore.telemetry import get_logger
@@ -37,6 +38,8 @@ LOOKS_MAX: Final = 8  # looks that it may hold beyond that: they must not wait f
 BACKLOG_MAX: Final = 1024  # beyond it a request is refused with EBUSY: nobody waits for that many any more
 INLINE_BYTES_MAX: Final = 32_768  # data that still travels in a message
 RESTART_S: Final = 1.0  # between two starts of a worker that keeps dying
+assert wire.SLOT_BYTES == KEEPER_PIECE_BYTES, "a slot holds the largest piece"
+assert INLINE_BYTES_MAX + 2 * PATH_BYTES_MAX < MESSAGE_BYTES_MAX, "what is inline fits a message, with two paths of any length"
 _LARGE_ANSWERS: Final = frozenset({Verb.READ, Verb.LIST})
 
 
@@ -92,6 +95,8 @@ class KeeperClient:
         with self._lock:
             if len(request.data) > wire.SLOT_BYTES:
                 refusal = errno.EINVAL
+            elif max(len(os.fsencode(request.path)), len(os.fsencode(request.path2))) > PATH_BYTES_MAX:
+                refusal = errno.ENAMETOOLONG
             elif len(self._backlog) >= BACKLOG_MAX:
                 refusal = errno.EBUSY
             elif self._closed or not self._alive():
@@ -122,11 +127,6 @@ class KeeperClient:
     def running_since_s(self) -> float | None:
         with self._lock:
             return running_since_s(self._life.worker, self._life.greeted) if self._life else None
-
-    def stamp(self, word: int) -> int:
-        """One of the present worker's stamps; 0 without a worker."""
-        with self._lock:
-            return self._life.worker.stamps[word] if self._life else 0
 
     def restart(self) -> bool:
         self._check_owner()

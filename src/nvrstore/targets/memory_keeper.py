@@ -93,6 +93,8 @@ class MemoryKeeper(Line):
 
     def carry_out(self, request: Request) -> tuple[int, bytes]:
         for path in (request.path, request.path2):
+            if len(path) > 4096:
+                raise fail(errno.ENAMETOOLONG)
             if path.startswith("/") or ".." in path.split("/"):
                 raise fail(errno.EINVAL)
         if not self.target.mounted and request.verb not in (Verb.LOOK, Verb.SPACE):

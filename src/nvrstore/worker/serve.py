@@ -11,7 +11,7 @@ import signal
 import sys
 
 from .calls import Calls, Forsaken, Place
-from .wire import ANSWER, DONE, FAILED, LOOK, MESSAGE_BYTES, PROTOCOL, RUNNING, STAMPS_BYTES, Ask
+from .wire import ANSWER, DONE, FAILED, INLINE_BYTES_MAX, LOOK, MESSAGE_BYTES, PROTOCOL, RUNNING, STAMPS_BYTES, Ask
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _answer(worker: Appender | Keeper, calls: Calls, ask: Ask) -> bytes:
     data: bytes | memoryview = b""
     try:
         value, data = worker.do(ask)
+        if ask.room is None and len(data) > INLINE_BYTES_MAX:
+            code, data = errno.EMSGSIZE, b""
     except OSError as error:
         code = error.errno or errno.EIO
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError):

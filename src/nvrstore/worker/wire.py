@@ -17,7 +17,8 @@ PROTOCOL = 1
 REQUEST = struct.Struct("<QHHIQQQiIHH")
 # number, errno, slot (-1: data is inline), value, bytes of data
 ANSWER = struct.Struct("<QiiqI")
-MESSAGE_BYTES = 65536
+MESSAGE_BYTES = 65536  # of the buffer that a message is received in; none is larger
+INLINE_BYTES_MAX = 60_000  # of data in a message
 FRESH = 1  # flag of READ: past the page cache
 
 BLOCK = 4096
