@@ -51,6 +51,11 @@ class AccessUnit:
         """As it lies in `mdat`."""
         return b"".join(struct.pack(">I", len(nal)) + nal for nal in self.nals)
 
+    @property
+    def annex_b(self) -> bytes:
+        """As a byte stream."""
+        return b"".join(b"\x00\x00\x00\x01" + nal for nal in self.nals)
+
 
 @dataclass
 class SenderReport:

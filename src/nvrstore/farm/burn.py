@@ -92,7 +92,7 @@ class BurnFeed(OddFeed):
         """Open the encoder; unit 0 was due at `origin_ns`."""
         spec = self.packets.reel.spec
         self.origin_ns = origin_ns
-        self._encoder = open_encoder(spec)
+        self._encoder = open_encoder(spec, live=True)
         self._pictures = _pictures(spec)
         self._drawn = 0
         self._scale = max(1, spec.width // (_TEXT_LENGTH * 4))

@@ -85,7 +85,7 @@ class Traits:
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
-    _OUTWARD: ClassVar = frozenset({"sdp_sets", "audio_config", "mute", "refuse", "away", "hang", "clients_max", "loss"})
+    _OUTWARD: ClassVar = frozenset({"sdp_sets", "audio_config", "refuse", "away", "hang", "clients_max", "loss"})
 
     def __post_init__(self) -> None:
         """Plain text is as good as the enum's member."""
@@ -182,14 +182,18 @@ _LEVELS: Final = {Codec.H264: 51, Codec.H265: 153}  # 5.1: holds whatever the fa
 
 
 def flapping(reel: VideoReel) -> VideoReel:
-    """The reel twice: as it is, and with another SPS."""
+    """The reel with another SPS in every second GOP; twice, where it has an odd number of them."""
     codec, kind = reel.spec.codec, _nal.H264_SPS if reel.spec.codec is Codec.H264 else _nal.H265_SPS
-
-    def other(unit: Unit) -> Unit:
-        sets = tuple(with_level(codec, nal, _LEVELS[codec]) if _nal.nal_type(codec, nal) == kind else nal for nal in unit.sets)
-        return replace(unit, sets=sets)
-
-    return replace(reel, units=reel.units + tuple(map(other, reel.units)))
+    gops = sum(unit.key for unit in reel.units)
+    units: list[Unit] = []
+    gop = -1
+    for unit in reel.units * (1 + gops % 2):
+        gop += unit.key
+        if gop % 2:
+            sets = tuple(with_level(codec, nal, _LEVELS[codec]) if _nal.nal_type(codec, nal) == kind else nal for nal in unit.sets)
+            unit = replace(unit, sets=sets)
+        units.append(unit)
+    return replace(reel, units=tuple(units))
 
 
 def keyless(reel: VideoReel) -> VideoReel:

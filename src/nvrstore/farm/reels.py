@@ -118,8 +118,11 @@ def pattern(spec: VideoSpec, frames: int) -> Iterable[VideoFrame]:
         yield frame
 
 
-def open_encoder(spec: VideoSpec, *, aim_bps: float | None = None) -> VideoCodecContext:
-    """A fast libx264 or libx265 for `spec`; parameter sets are repeated at each key unit."""
+def open_encoder(spec: VideoSpec, *, aim_bps: float | None = None, live: bool = False) -> VideoCodecContext:
+    """A fast libx264 or libx265 for `spec`; parameter sets are repeated at each key unit.
+
+    `live`: a picture comes out for each that goes in.
+    """
     aim = spec.bitrate_bps if aim_bps is None else round(aim_bps)
     name = "libx264" if spec.codec is Codec.H264 else "libx265"
     rate = f"vbv-maxrate={aim // 1000}:vbv-bufsize={max(1, aim // 1000)}"
@@ -134,7 +137,11 @@ def open_encoder(spec: VideoSpec, *, aim_bps: float | None = None) -> VideoCodec
     context.framerate = spec.fps
     context.time_base = 1 / spec.fps
     context.bit_rate = aim
-    context.options = {"preset": "ultrafast", f"{name[3:]}-params": params} | ({} if spec.b_frames else {"tune": "zerolatency"})
+    context.options = {"preset": "ultrafast", f"{name[3:]}-params": params}
+    context.thread_type = "FRAME"  # threads that share a picture would cut it into slices, one for each core of this machine
+    if live:
+        context.options |= {"tune": "zerolatency"}
+        context.thread_count = 1
     return context
 
 

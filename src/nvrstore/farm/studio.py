@@ -104,7 +104,7 @@ class Studio:
         )
         feed.begin(now_s)
         if isinstance(feed, BurnFeed):
-            feed.start_encoder(self.clock.utc_ns())
+            feed.start_encoder(self.clock.utc_ns() - round((self.clock.monotonic_s() - feed.start_s) * 1e9))
         feed.muted = camera.muted
         return feed
 
