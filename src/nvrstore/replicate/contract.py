@@ -93,6 +93,10 @@ class LaneHost(Protocol):
     def members(self) -> list[MemberRef]:
         """Of the present set, primary first; the refuge alone where no member lives."""
 
+    @property
+    def fenced(self) -> bool:
+        """Whether another writer's higher term was seen: nothing is closed any more."""
+
     def binding(self, target: str) -> bool:
         """Whether a commit waits for this member (not while it is still joining)."""
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from nvrstore.journal.batch import VolumeBuilder, fragment_of
-from nvrstore.journal.index import volume_index
 from nvrstore.journal.model import VolumeHeader, VolumeTrack
 from nvrstore.journal.names import volume_path
 from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S, RECORDS_BYTES_MAX
 from nvrstore.model import NS_PER_S, Commit, Fragment, Record, TrackConfig, TrackKey, new_id
+from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Op
 from nvrstore.replicate.prepare import Preparer
@@ -58,6 +58,7 @@ class Lane:
         self.rate_bps = 0.0  # bytes a second, smoothed
         self._rate_bytes, self._rate_s = 0, host.clock.monotonic_s()
         self._ended = False
+        self._closing = Closer(host, self._enqueue, self._failed)
 
     # --- what comes in
 
@@ -342,7 +343,6 @@ class Lane:
             # Preallocation makes this rare: only this volume is given up there, its tail is owed by resync.
             log.warning("volume.abandoned", target=copy.target, path=volume.path, reason=why)
             self._leave(volume, copy.target, None)
-            self.host.ports[copy.target].enqueue(Op(Request(Verb.CLOSE, handle=copy.handle), lambda _op, _answer: None, self))
             if volume is self.volume:
                 self.cut()
             host.abandoned(copy.target, volume.header, why)
@@ -362,6 +362,9 @@ class Lane:
         copy = volume.copies.get(target)
         if copy is not None and copy.counts:
             self.host.copy_left(volume.path, target, copy.generation)
+            port = self.host.ports[target]
+            if port.up and port.generation == copy.generation and copy.state is not CopyState.PREPARING:
+                port.enqueue(Op(Request(Verb.CLOSE, handle=copy.handle), lambda _op, _answer: None, self))
         self._owe(volume, volume.leave(target, set_needed))
 
     def _owe(self, volume: OpenVolume, orphans: Iterable[Submitted]) -> None:
@@ -422,65 +425,20 @@ class Lane:
             host.committed(commit, sub.batch, now_s - sub.built_s)
 
     def _finish(self, volume: OpenVolume) -> None:
-        host = self.host
-        copies = volume.live()
         if volume.submitted:
             return
-        if not copies or volume.orphaned:
-            for copy in copies:
-                self._enqueue(copy, Op(Request(Verb.CLOSE, handle=copy.handle), lambda _op, _answer: None, self))
-            self._forget(volume)
-            host.observer.volume_left(volume.header, volume.path)
+        done = self._closing.step(volume)
+        if done is Closing.PENDING:
             return
-        if volume.closing is None:
-            if any(copy.state is not CopyState.OPEN for copy in copies):
-                return
-            index = volume_index(volume.header, volume.batches)
-            held = host.buffer.hold(len(index))
-            if held is None:
-                return
-            held.view[: len(index)] = index
-            volume.closing, volume.length = held, volume.builder.offset + len(index)
-            for copy in copies:
-                request = Request(
-                    Verb.APPEND, handle=copy.handle, offset=volume.builder.offset, extent=held.extent.offset, length=len(index)
-                )
-                self._enqueue(copy, Op(request, self._closer(volume, copy), self, held))
-        elif all(copy.state is CopyState.CLOSED for copy in copies):
-            self._forget(volume)
-            names = [copy.target for copy in copies]
-            host.observer.volume_closed(volume.header, volume.path, volume.length, len(volume.batches), names)
-
-    def _closer(self, volume: OpenVolume, copy: Copy) -> Callable[[Op, Answer], None]:
-        """Index durable -> handle closed -> truncated to its length -> CLOSED."""
-        port = self.host.ports[copy.target]
-
-        def truncated(answer: Answer) -> None:
-            if answer.ok and copy.counts:
-                copy.state = CopyState.CLOSED
-            elif copy.counts:
-                port.fail(f"closing a volume: {os.strerror(answer.errno)}", answer.errno)
-
-        def closed(_op: Op, answer: Answer) -> None:
-            if not answer.ok:
-                self._failed(volume, copy, answer, "closing a volume")
-                return
-            future = port.target.keeper.submit(Request(Verb.TRUNCATE, path=volume.path, length=volume.length))
-            future.add_done_callback(lambda done: self.host.post(lambda: truncated(done.result())))
-
-        def indexed(_op: Op, answer: Answer) -> None:
-            if not answer.ok:
-                self._failed(volume, copy, answer, "closing a volume")
-            else:
-                self._enqueue(copy, Op(Request(Verb.CLOSE, handle=copy.handle), closed, self))
-
-        return indexed
-
-    def _forget(self, volume: OpenVolume) -> None:
         self.finishing.remove(volume)
         volume.header_held.drop()
         if volume.closing is not None:
             volume.closing.drop()
+        if done is Closing.CLOSED:
+            names = [copy.target for copy in volume.live()]
+            self.host.observer.volume_closed(volume.header, volume.path, volume.length, len(volume.batches), names)
+        else:
+            self.host.observer.volume_left(volume.header, volume.path)
 
     def end(self) -> None:
         """Nothing more is opened: give the prepared files back."""

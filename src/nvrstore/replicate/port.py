@@ -216,7 +216,7 @@ class Port:
     @property
     def backlog_bytes(self) -> int:
         """Bytes that wait for this target, submitted or not."""
-        return sum(op.request.length for op in self._queue) + sum(op.request.length for op in self._flying.values())
+        return sum(op.request.length for op in (*self._queue, *self._flying.values()))  # copied at once: `status` asks from other threads
 
     # --- health
 

@@ -171,7 +171,9 @@ class Chores:
             for target in engine.spec.claimed_on:
                 self._guarded(f"tidy {target}", lambda journal=journal, target=target: self._tidy(self._long, journal, target))  # type: ignore[misc]
         while not self._long.stopping.is_set():
-            for journal in self._host.engines:
+            for journal, engine in self._host.engines.items():
+                if engine.fenced:
+                    continue  # somebody else's by now: nothing is repaired
                 self._guarded(f"mend {journal}", lambda journal=journal: self.mending.run(journal))  # type: ignore[misc]
             if not self._long.stopping.is_set():
                 self._guarded("retention", self._retention)

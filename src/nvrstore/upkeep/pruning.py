@@ -70,6 +70,8 @@ class Pruning:
     def run(self, room: Mapping[str, int] | None = None) -> int:
         """Plan and carry out; how many copies went. `room`: bytes that are about to be needed, by target."""
         host = self._host
+        if any(engine.fenced for engine in host.engines.values()):
+            return 0  # a superseded writer deletes nothing, anywhere
         spaces = self._spaces(room or {})
         if not spaces:
             return 0
@@ -129,7 +131,9 @@ class Pruning:
             name = parse_volume_path(info.path)
             copies = tuple(StoredCopy(c.target, c.length, c.state is CopyState.COMPLETE) for c in info.copies if c.state in _HELD)
             if name is not None and copies:
-                stored.append(StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or info.volume_id in self.recovering))
+                stored.append(
+                    StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or info.volume_id in self.recovering)
+                )
         return self._with_spans(reader, stored)
 
     @staticmethod
