@@ -22,6 +22,7 @@ from nvrstore.failover.members import choose_primary, next_change
 from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
+from nvrstore.journal.records import pack_record
 from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S
 from nvrstore.model import Commit, Epoch, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
 from nvrstore.replicate.buffer import ReplayBuffer
@@ -160,10 +161,15 @@ class JournalEngine:
             self._own_record(record)
 
     def _own_record(self, record: Record) -> None:
+        try:
+            pack_record(record)
+        except (ValueError, TypeError) as error:
+            log.error("record.refused", kind=record.kind, id=record.id, reason=str(error))  # one bad record must not stop the rest
+            return
         self.standing_state.apply(record)
         stream = record.body.get("stream")
         lane = self._lane_of.get(TrackKey(stream, Media.VIDEO)) if isinstance(stream, str) else None
-        (lane or self._lane_with_room()).records.append(record)
+        (lane or self._lane_with_room()).waiting.records.append(record)
 
     def _lane(self, track: TrackKey) -> Lane:
         """The lane of a track, for the whole session. Audio goes with its video where there is room."""
@@ -266,8 +272,8 @@ class JournalEngine:
                 self.watch.lose(laggard, "it lags behind by all that the replay buffer holds")
                 return
         while self.buffer.full:
-            lane = max(self.lanes, key=lambda lane: lane.waiting_bytes, default=None)
-            fragment = lane.drop_oldest() if lane is not None else None
+            lane = max(self.lanes, key=lambda lane: lane.waiting.bytes, default=None)
+            fragment = lane.waiting.drop_oldest() if lane is not None else None
             if fragment is None:
                 return
             gap = self._losses.dropped(fragment)
@@ -326,7 +332,7 @@ class JournalEngine:
     def stop(self) -> None:
         """No more ticks: commit what is here, then close every volume."""
         self._stopping = True
-        if all(not lane.waiting and not lane.records for lane in self.lanes):
+        if all(not lane.waiting for lane in self.lanes):
             for lane in self.lanes:
                 if lane.volume is not None and not lane.volume.submitted:
                     lane.cut()

@@ -26,7 +26,7 @@ def engine_status(engine: JournalEngine) -> dict[str, object]:
         "commit_ms_p50": round(engine.commit_latencies.quantile(0.5) * 1e3, 1),
         "commit_ms_p99": round(engine.commit_latencies.quantile(0.99) * 1e3, 1),
         "commits": engine.commits,
-        "waiting_bytes": sum(lane.waiting_bytes for lane in engine.lanes),
+        "waiting_bytes": sum(lane.waiting.bytes for lane in engine.lanes),
         "lanes": len(engine.lanes),
         "targets": [
             {

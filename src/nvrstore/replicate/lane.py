@@ -12,27 +12,26 @@ from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
 from nvrstore.journal.batch import VolumeBuilder, fragment_of
 from nvrstore.journal.model import VolumeHeader, VolumeTrack
 from nvrstore.journal.names import volume_path
-from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S, RECORDS_BYTES_MAX
+from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S
 from nvrstore.model import NS_PER_S, Commit, Fragment, Record, TrackConfig, TrackKey, new_id
 from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Op
-from nvrstore.replicate.prepare import Preparer
+from nvrstore.replicate.prepare import Preparers
 from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
+from nvrstore.replicate.waiting import Waiting
 from nvrstore.targets.contract import Answer, Request, Verb
 from nvrstore.telemetry import get_logger
 
 log = get_logger("replicate.lane")
 
 RECORDS_ALONE_S: Final = 3.0  # records of a lane without any track wait this long for a camera, then get a volume of their own
-RECORDS_MAX: Final = RECORDS_BYTES_MAX // 1024  # per batch, at an ample 1 KiB each; larger ones are bounded by RECORD_BYTES_MAX
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -42,13 +41,11 @@ class Lane:
     def __init__(self, host: LaneHost, number: int) -> None:
         self.host, self.number = host, number
         self.tracks: dict[TrackKey, tuple[str, TrackConfig]] = {}
-        self.waiting: deque[Fragment] = deque()
-        self.waiting_bytes = 0
-        self.records: deque[Record] = deque()
+        self.waiting = Waiting(host.buffer)
         self.volume: OpenVolume | None = None
         self.finishing: list[OpenVolume] = []
         self._volumes = 0
-        self._preparers: dict[str, Preparer] = {}
+        self._prepared = Preparers(host)
         self._headers: dict[TrackKey, TrackConfig] = {}  # what the present volume's `moov` says
         self._track_ids: dict[TrackKey, int] = {}
         self._changed = False  # a track that the present volume lacks is waiting
@@ -73,29 +70,8 @@ class Lane:
         self._changed = self._changed or have is None or not have.continues(config)
 
     def put(self, fragment: Fragment) -> None:
-        self.waiting.append(fragment)
-        self.waiting_bytes += fragment.length
-        self.host.buffer.waiting_bytes += fragment.length
+        self.waiting.put(fragment)
         self._rate_bytes += fragment.length
-
-    def _put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
-        self.waiting.extendleft(reversed(fragments))
-        self.records.extendleft(reversed(records))
-        length = sum(f.length for f in fragments)
-        self.waiting_bytes += length
-        self.host.buffer.waiting_bytes += length
-
-    def drop_oldest(self) -> Fragment | None:
-        """The oldest waiting fragment, given up. Whoever calls this enters it into the ledger."""
-        if not self.waiting:
-            return None
-        fragment = self.waiting.popleft()
-        self._taken_out(fragment.length)
-        return fragment
-
-    def _taken_out(self, length: int) -> None:
-        self.waiting_bytes -= length
-        self.host.buffer.waiting_bytes -= length
 
     # --- the step
 
@@ -106,14 +82,14 @@ class Lane:
             self._prepare(now_s)
         if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
             self.cut()
-        due = flush or now_s >= self._tick_s or self.waiting_bytes >= BATCH_BYTES_CUT
+        due = flush or now_s >= self._tick_s or self.waiting.bytes >= BATCH_BYTES_CUT
         if self.volume is not None and now_s - self.volume.opened_s > self.host.spec.volume_age_s:
             self.cut()
         if self.volume is None and not self._ended and self._should_open(now_s, due):
             self._open(now_s)
         if due:
             self._tick_s = now_s + self.host.spec.tick_s
-            while self._build(now_s) and self.waiting_bytes >= BATCH_BYTES_CUT:
+            while self._build(now_s) and self.waiting.bytes >= BATCH_BYTES_CUT:
                 pass
         self._settle(now_s)
         for volume in list(self.finishing):
@@ -132,24 +108,11 @@ class Lane:
 
     def _prepare(self, now_s: float) -> None:
         for member in self.host.members():
-            self._preparer(member.target).want(self.host.volume_bytes(self.rate_bps), now_s)
+            self._prepared.on(member.target).want(self.host.volume_bytes(self.rate_bps), now_s)
         for volume in self.volumes():
             for copy in volume.copies.values():
                 if copy.state is CopyState.PREPARING:
                     self._send_open(volume, copy)
-
-    def _preparer(self, target: str) -> Preparer:
-        found = self._preparers.get(target)
-        if found is None:
-            host = self.host
-            found = self._preparers[target] = Preparer(
-                host.ports[target],
-                host.spec.name,
-                session=host.spec.session,
-                post=host.post,
-                on_full=lambda: host.observer.needs_space(host.spec.name, target),
-            )
-        return found
 
     # --- open and cut
 
@@ -157,8 +120,8 @@ class Lane:
         if not due or not self.host.members():
             return False
         if self.tracks:
-            return bool(self.waiting or self.records) or self.host.set_durable < self.host.epoch.set
-        if not self.records:
+            return bool(self.waiting) or self.host.set_durable < self.host.epoch.set
+        if not self.waiting.records:
             self._records_since_s = None
             return False
         self._records_since_s = now_s if self._records_since_s is None else self._records_since_s
@@ -168,7 +131,7 @@ class Lane:
         host = self.host
         first: dict[TrackKey, TrackConfig] = {}
         oldest_ns = now_ns = host.clock.utc_ns()
-        for fragment in self.waiting:
+        for fragment in self.waiting.fragments:
             first.setdefault(fragment.track, fragment.config)
             oldest_ns = min(oldest_ns, fragment.utc_ns)
         # Fragments of an older configuration may still wait: they go first, the newer ones cut once more.
@@ -209,6 +172,7 @@ class Lane:
         self.volume = volume
         self._cut_s = now_s
         self._headers = {track.track: track.config for track in tracks}
+        self.waiting.repeat(host.standing())
         self._changed = any(not self._headers[key].continues(config) for key, (_, config) in self.tracks.items())
         self._prepare(now_s)
 
@@ -216,7 +180,7 @@ class Lane:
         port = self.host.ports[copy.target]
         if copy.generation != port.generation:
             return
-        prepared = self._preparer(copy.target).take()
+        prepared = self._prepared.on(copy.target).take()
         if prepared is None:
             return
         copy.state = CopyState.OPENING
@@ -260,15 +224,11 @@ class Lane:
         host, volume = self.host, self.volume
         if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
             return False
-        fragments, skipped = self._select(volume)
-        records: list[Record] = []
-        if not volume.batches:
-            records.extend(host.standing())
-        fresh = min(len(self.records), RECORDS_MAX)
-        records.extend(self.records[i] for i in range(fresh))
+        fragments, skipped = self.waiting.select(self._fits)
+        records, repeated = self.waiting.select_records()
+        # What has to wait needs another volume: another configuration, or an origin before it.
+        self._changed = self._changed or bool(skipped)
         if not fragments and not records:
-            if skipped and not self._changed:
-                self.cut()  # only fragments that are older than the origin wait: a new volume begins before them
             return False
         size = volume.builder.size(fragments, records)
         if volume.batches and volume.builder.offset + size > volume.bytes_max:
@@ -279,10 +239,7 @@ class Lane:
         if held is None:
             return False
         batch = volume.builder.build(held.view[:size], fragments, records, last_committed=volume.committed, utc_now_ns=host.clock.utc_ns())
-        self.waiting = deque(skipped + list(self.waiting)[len(fragments) + len(skipped) :])
-        self._taken_out(sum(fragment.length for fragment in fragments))
-        for _ in range(fresh):
-            self.records.popleft()
+        self.waiting.taken(fragments, skipped, len(records), repeated)
         volume.batches.append(batch)
         sub = Submitted(batch, held, {copy.target for copy in volume.live()}, set(), volume.header.epoch.set, built_s=now_s)
         volume.submitted.append(sub)
@@ -290,29 +247,12 @@ class Lane:
             self._append(volume, copy, sub)
         return True
 
-    def _select(self, volume: OpenVolume) -> tuple[list[Fragment], list[Fragment]]:
-        """From the front of the queue: what goes into the next batch, and what has to wait for another volume."""
-        chosen: list[Fragment] = []
-        skipped: list[Fragment] = []
-        blocked: set[TrackKey] = set()
-        length = 0
-        for fragment in self.waiting:
-            if length >= BATCH_BYTES_CUT:
-                break
-            key = fragment.track
-            have = self._headers.get(key)
-            if key in blocked or have is None or not (have is fragment.config or have.continues(fragment.config)):
-                blocked.add(key)  # later fragments of the track must not overtake this one
-                skipped.append(fragment)
-                self._changed = True
-            elif not volume.builder.fits(fragment):
-                blocked.add(key)
-                skipped.append(fragment)
-                self._changed = True
-            else:
-                chosen.append(fragment)
-                length += fragment.length
-        return chosen, skipped
+    def _fits(self, fragment: Fragment) -> bool:
+        """Whether the present volume can take it."""
+        have = self._headers.get(fragment.track)
+        if self.volume is None or have is None or not (have is fragment.config or have.continues(fragment.config)):
+            return False
+        return fragment.utc_ns >= self.volume.header.origin_ns
 
     def _append(self, volume: OpenVolume, copy: Copy, sub: Submitted) -> None:
         batch = sub.batch
@@ -376,7 +316,7 @@ class Lane:
             fragments.extend(fragment_of(entry, copied, volume.header) for entry in sub.batch.entries)
             records.extend(sub.batch.records)
             sub.held.drop()
-        self._put_back(fragments, records)
+        self.waiting.put_back(fragments, records)
 
     # --- settle and finish
 
@@ -442,8 +382,7 @@ class Lane:
 
     def end(self) -> None:
         """Nothing more is opened: give the prepared files back."""
-        for preparer in self._preparers.values():
-            preparer.drop()
+        self._prepared.drop()
         self._ended = True
 
     # --- for status and upkeep
@@ -459,4 +398,4 @@ class Lane:
     @property
     def idle(self) -> bool:
         """Nothing waits, nothing is on its way."""
-        return not self.waiting and not self.records and not self.finishing and (self.volume is None or not self.volume.submitted)
+        return not self.waiting and not self.finishing and (self.volume is None or not self.volume.submitted)

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from nvrstore.journal.names import next_path
+from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Port
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Verb
 from nvrstore.telemetry import get_logger
@@ -92,3 +93,29 @@ class Preparer:
                 self._on_full()
         elif answer.errno != UNAVAILABLE:
             self._port.fail(f"preparing a volume: {os.strerror(answer.errno)}", answer.errno)
+
+
+class Preparers:
+    """One per target, for one lane."""
+
+    def __init__(self, host: LaneHost) -> None:
+        self._host = host
+        self._all: dict[str, Preparer] = {}
+
+    def on(self, target: str) -> Preparer:
+        found = self._all.get(target)
+        if found is None:
+            host, spec = self._host, self._host.spec
+            found = self._all[target] = Preparer(
+                host.ports[target],
+                spec.name,
+                session=spec.session,
+                post=host.post,
+                on_full=lambda: host.observer.needs_space(spec.name, target),
+            )
+        return found
+
+    def drop(self) -> None:
+        """Give all prepared files back."""
+        for preparer in self._all.values():
+            preparer.drop()

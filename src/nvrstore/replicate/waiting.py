@@ -1,0 +1,98 @@
+"""What waits to be built into a batch: fragments and records of one lane, in order, within bounds.
+
+put --> [fragments] --select(volume)--> next batch        a fragment that the present volume cannot take stays, and all
+record --> [records] --select---------> next batch        later ones of its track with it: nobody overtakes
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from nvrstore.journal.records import pack_record
+from nvrstore.limits import BATCH_BYTES_CUT, RECORDS_BYTES_MAX
+from nvrstore.model import Fragment, Record, TrackKey
+from nvrstore.replicate.buffer import ReplayBuffer
+
+RECORDS_BYTES_CUT: Final = RECORDS_BYTES_MAX * 3 // 4  # of one batch; the last record may exceed it by one record
+
+
+class Waiting:
+    """See the module. Its bytes count in the replay buffer."""
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self._buffer = buffer
+        self.fragments: deque[Fragment] = deque()
+        self.records: deque[Record] = deque()
+        self.bytes = 0
+        self._repeated: deque[Record] = deque()  # the standing records that the present volume still has to repeat
+
+    def __bool__(self) -> bool:
+        return bool(self.fragments or self.records)
+
+    def put(self, fragment: Fragment) -> None:
+        self.fragments.append(fragment)
+        self._count(fragment.length)
+
+    def put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
+        """In front of everything: they were selected before, and are owed again."""
+        self.fragments.extendleft(reversed(fragments))
+        self.records.extendleft(reversed(records))
+        self._count(sum(fragment.length for fragment in fragments))
+
+    def drop_oldest(self) -> Fragment | None:
+        """The oldest fragment, given up."""
+        if not self.fragments:
+            return None
+        fragment = self.fragments.popleft()
+        self._count(-fragment.length)
+        return fragment
+
+    def repeat(self, standing: Iterable[Record]) -> None:
+        """A volume begins: its first batches carry what stands."""
+        self._repeated = deque(standing)
+
+    def select(self, fits: Callable[[Fragment], bool]) -> tuple[list[Fragment], list[Fragment]]:
+        """From the front: the fragments of the next batch, and those among them that have to wait for another volume."""
+        chosen: list[Fragment] = []
+        skipped: list[Fragment] = []
+        blocked: set[TrackKey] = set()
+        length = 0
+        for fragment in self.fragments:
+            if length >= BATCH_BYTES_CUT:
+                break
+            if fragment.track in blocked or not fits(fragment):
+                blocked.add(fragment.track)
+                skipped.append(fragment)
+            else:
+                chosen.append(fragment)
+                length += fragment.length
+        return chosen, skipped
+
+    def select_records(self) -> tuple[list[Record], int]:
+        """The records of the next batch, and how many of them are repeated ones."""
+        chosen: list[Record] = []
+        length = repeated = 0
+        for source in (self._repeated, self.records):
+            for record in source:
+                if length >= RECORDS_BYTES_CUT:
+                    return chosen, repeated
+                chosen.append(record)
+                length += len(pack_record(record))
+                repeated += source is self._repeated
+        return chosen, repeated
+
+    def taken(self, chosen: list[Fragment], skipped: list[Fragment], records: int, repeated: int) -> None:
+        """What was selected is in a batch now."""
+        rest = list(self.fragments)[len(chosen) + len(skipped) :]
+        self.fragments = deque(skipped + rest)
+        self._count(-sum(fragment.length for fragment in chosen))
+        for _ in range(repeated):
+            self._repeated.popleft()
+        for _ in range(records - repeated):
+            self.records.popleft()
+
+    def _count(self, length: int) -> None:
+        self.bytes += length
+        self._buffer.waiting_bytes += length
