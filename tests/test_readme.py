@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import anyio
 import av
 import pytest
+from examples import analytics
 from tests.support.logs import logger_restored
 
+import nvrstore
 from nvrstore.cli import main
 from nvrstore.farm import Farm, FarmConfig
 
@@ -83,15 +86,6 @@ def test_a_host_follows_the_events_and_ends_in_order(place: Path, farm: Farm) ->
 
 def test_an_analysis_marks_what_it_sees(place: Path, farm: Farm) -> None:
     """examples/analytics.py decodes keyframes of the tap."""
-    sys.path.insert(0, str(ROOT))
-    try:
-        from examples import analytics
-    finally:
-        sys.path.remove(str(ROOT))
-    import anyio
-
-    import nvrstore
-
     with_camera(place, farm)
 
     async def look() -> float | None:
