@@ -87,6 +87,16 @@ def test_camera_4_a_forward_jump_ends_the_run_and_is_what_was_lost(jump_s: float
     assert max(abs(error) for error in errors_ms(out)) < 1
 
 
+@pytest.mark.parametrize("stall_s", [1.5, 2.5])
+def test_camera_4_a_jump_behind_a_stalled_link_is_still_what_was_lost(stall_s: float) -> None:
+    """The last frames before the loss were late, so the wait for the first one behind it was short: the anchor tells, not the wait."""
+    late = [sample(i * 3600, at_s=max(i / 25, 10 + stall_s if i >= 240 else 0)) for i in range(250)]
+    out = place(timeline(), [*late, *camera(10, start_dts=13 * 90_000, start_s=13)])
+    assert runs(out) == [(0, RunReason.START), (250, RunReason.JUMP)]
+    assert out[250].lost_ns == 3 * S
+    assert max(abs(error) for error in errors_ms(out)) < 1
+
+
 def test_camera_4_a_leap_of_the_camera_alone_loses_nothing() -> None:
     """Its clock leaps by an hour between two frames: another run, no hole."""
     out = place(timeline(), [*camera(10), *camera(10, start_dts=3610 * 90_000, start_s=10)])

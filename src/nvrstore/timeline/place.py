@@ -43,6 +43,7 @@ class _Track:
         self._burst_ns = 0
         self._next: RunReason | None = RunReason.START  # a run has to begin with the next sample
         self._anchored = False
+        self._leapt_ns: int | None = None  # the anchor before a leap of the camera's clock
         self._ended: RunRecord | None = None
         self._runs = self._samples = 0
         self._first_dts = self._last_dts = self._last_utc_ns = 0
@@ -56,7 +57,9 @@ class _Track:
         out: list[Placement] = []
         if reason is not None and not (reason is not RunReason.JUMP and self._retime_first(sample, before_s)):
             out = self.release()
+            before_ns = self.offset_ns + self._correction_ns
             self.end(reason, anchored=reason is RunReason.JUMP)
+            self._leapt_ns = before_ns if reason is RunReason.LEAP else None
         if not self._anchored:
             return out + self._hold(sample)
         if self.rate:
@@ -89,6 +92,9 @@ class _Track:
         for sample in held:
             self.arrivals.add(self._delay_ns(sample), sample.arrival_s)
         self.offset_ns = self._timeline.anchor_ns(self)
+        if self._leapt_ns is not None and self._next is RunReason.LEAP and abs(self.offset_ns - self._leapt_ns) <= AGREE_S * NS_PER_S:
+            self._next, self.offset_ns = RunReason.JUMP, self._leapt_ns  # our clock went as far, only the first sample came early
+        self._leapt_ns = None
         overlap_ns = (self._end_ns or 0) - self._media_ns(held[0].dts) - self.offset_ns
         if 0 < overlap_ns < AGREE_S * NS_PER_S:
             self.offset_ns += overlap_ns
