@@ -22,7 +22,7 @@ from typing import Any, Final
 from nvrstore import events
 from nvrstore.catalog.store import Catalog
 from nvrstore.clock import SYSTEM_CLOCK, Clock
-from nvrstore.config import Config, JournalConfig, StreamConfig, TargetConfig
+from nvrstore.config import Config, StreamConfig, TargetConfig
 from nvrstore.control import ControlServer
 from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
 from nvrstore.ingest.group import Ingest
@@ -32,15 +32,15 @@ from nvrstore.model import Gap, Mark, Record, new_id
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
 from nvrstore.recorder.observer import RecorderObserver
+from nvrstore.recorder.report import stream_status
 from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
 from nvrstore.recorder.state import StateDirectory
+from nvrstore.recorder.wiring import journal_spec, make_ports
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.claim import Claimant
-from nvrstore.replicate.contract import JournalSpec
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.intake import Intake
-from nvrstore.replicate.port import Port
 from nvrstore.targets.contract import Target
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.pool import Pool
@@ -167,7 +167,7 @@ class RecorderCore:
         wanted = [journal.buffer_bytes for journal in config.journals if journal.buffer_bytes is not None]
         self._buffer = ReplayBuffer(self._pool, bytes_max=max(sum(wanted), BUFFER_BYTES_MIN) if wanted else BUFFER_BYTES)
         self.hub = Hub(clock, on_failure=self._fail)
-        ports = self._make_ports()
+        ports = self._ports = make_ports(self, self._pool, self._ids)
         for port in ports.values():
             self._undo.append(partial(port.close, 0.5))
         self._undo.append(lambda: self.hub.stop(1.0))
@@ -177,7 +177,7 @@ class RecorderCore:
         for journal in config.journals:
             intake = self._intakes[journal.name] = Intake(self.hub.wake)
             own = {name: ports[name] for name in (*journal.targets, REFUGE)}
-            spec = self._spec(journal, claims[journal.name])
+            spec = journal_spec(self, journal, claims[journal.name], REFUGE, BUFFER_BYTES)
             self.engines[journal.name] = JournalEngine(spec, own, self._buffer, intake, clock, observer, self.hub.post)
         self.hub.add(list(ports.values()), list(self.engines.values()))
 
@@ -221,54 +221,6 @@ class RecorderCore:
         except (ClosedError, TimeoutError):
             pass  # the engine's thread ended with a bug, or the machine is at its end: what is not committed is in no promise
         return False
-
-    def _make_ports(self) -> dict[str, Port]:
-        late: dict[str, float] = {}
-        lost: dict[str, float] = {}
-        journals: dict[str, list[str]] = {name: [] for name in self.targets}
-        for journal in self.config.journals:
-            for name in journal.targets:
-                journals[name].append(journal.name)
-                # Shared by several journals: the most patient one decides.
-                if journal.late_s is not None:
-                    late[name] = max(journal.late_s, late.get(name, 0.0))
-                if journal.lost_s is not None:
-                    lost[name] = max(journal.lost_s, lost.get(name, 0.0))
-        return {
-            name: Port(
-                target,
-                self._pool,
-                self.clock,
-                target_id=self._ids.get(name, ""),
-                look_id=self.state.recorder_id,
-                journals=journals[name],
-                late_s=late.get(name),
-                lost_s=lost.get(name),
-                post=self.hub.post,
-            )
-            for name, target in self.targets.items()
-        }
-
-    def _spec(self, journal: JournalConfig, claimed: ClaimedJournal) -> JournalSpec:
-        return JournalSpec(
-            name=journal.name,
-            journal_id=claimed.journal_id,
-            recorder=self.config.recorder.name,
-            session=self.session,
-            claim=claimed.claim.key,
-            targets=journal.targets,
-            copies=journal.copies,
-            claimed_on=frozenset(claimed.targets),
-            commit_any=journal.commit == "any",
-            failback_auto=journal.failback == "auto",
-            tick_s=journal.tick_s,
-            fragment_s=journal.fragment_s,
-            hold_down_s=journal.hold_down_s,
-            buffer_bytes=journal.buffer_bytes or BUFFER_BYTES,
-            volume_bytes=journal.volume_bytes,
-            volume_age_s=journal.volume_age_s,
-            refuge=REFUGE,
-        )
 
     # --- streams
 
@@ -357,47 +309,20 @@ class RecorderCore:
     def status(self) -> dict[str, Any]:
         """Everything as JSON values. Stored bytes and age are what is durable, never what is intended."""
         now_ns = self.clock.utc_ns()
+        catalog = self.catalog.statistics()
         return {
             "recorder": self.config.recorder.name,
             "recorder_id": self.state.recorder_id,
             "session": f"{self.session:016x}",
             "started_ns": self.started_ns,
             "utc_ns": now_ns,
-            "streams": [self._stream_status(supervisor, now_ns) for supervisor in self._ingest.supervisors()],
+            "streams": [stream_status(supervisor, self.durability, now_ns) for supervisor in self._ingest.supervisors()],
             "journals": [engine.status() for engine in self.engines.values()],
             "buffer": {"bytes": self._buffer.bytes, "bytes_max": self._buffer.bytes_max},
             "upkeep": self._chores.status(),
-            "catalog": {"healthy": self.catalog.statistics().healthy, "rows_waiting": self.catalog.statistics().rows_waiting},
+            "catalog": {"healthy": catalog.healthy, "rows_waiting": catalog.rows_waiting},
             "late_s_max": round(self.hub.late_s_max, 3),
             "sources_stuck": self._ingest.stuck(),
-        }
-
-    def _stream_status(self, supervisor: Supervisor, now_ns: int) -> dict[str, Any]:
-        status = supervisor.status()
-        durable_ns = self.durability.durable_ns(status.id)
-        return {
-            "stream": status.id,
-            "name": status.name,
-            "journal": supervisor.config.journal,
-            "state": str(status.state),
-            "reason": status.reason,
-            "engine": status.engine,
-            "mode": status.mode,
-            "codec": status.codec,
-            "width": status.width,
-            "height": status.height,
-            "audio_codec": status.audio_codec,
-            "fps": round(status.fps, 2),
-            "bitrate_bps": round(status.bitrate_bps),
-            "samples": status.samples,
-            "skipped": status.skipped,
-            "reconnects": status.reconnects,
-            "durable_ns": durable_ns or None,
-            "durable_age_s": round((now_ns - durable_ns) / 1e9, 3) if durable_ns else None,
-            "stored_bytes": self.durability.stored_bytes(status.id),
-            "gap": None
-            if status.gap is None
-            else {"cause": str(status.gap.cause), "start_ns": status.gap.start_ns, "detail": status.gap.detail},
         }
 
     # --- for upkeep

@@ -276,6 +276,10 @@ class Port:
         if look.identity is None:
             return "there is no target.json: unmounted, moved or never initialised"
         place = (look.identity.device, look.identity.inode)
+        if not self.target_id:
+            # Never seen before, and away when the recorder started: what is found first is who it is from now on.
+            self.target_id, self._place = look.identity.id, place
+            return ""
         if look.identity.id != self.target_id:
             return "another target is mounted at its path"
         if self.appender is None:

@@ -1,0 +1,79 @@
+"""From the configuration's tables to what the engine takes: a port per target, a specification per journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from nvrstore.clock import Clock
+from nvrstore.config import Config, JournalConfig
+from nvrstore.recorder.startup import ClaimedJournal
+from nvrstore.recorder.state import StateDirectory
+from nvrstore.replicate.contract import JournalSpec
+from nvrstore.replicate.hub import Hub
+from nvrstore.replicate.port import Port
+from nvrstore.targets.contract import Target
+from nvrstore.targets.pool import Pool
+
+
+class Parts(Protocol):
+    """The recorder, as far as it is built."""
+
+    config: Config
+    clock: Clock
+    state: StateDirectory
+    hub: Hub
+    targets: dict[str, Target]
+    session: int
+
+
+def make_ports(parts: Parts, pool: Pool, ids: Mapping[str, str]) -> dict[str, Port]:
+    """A port per target, shared by all journals that name it. `ids`: the uuids that are known."""
+    late: dict[str, float] = {}
+    lost: dict[str, float] = {}
+    journals: dict[str, list[str]] = {name: [] for name in parts.targets}
+    for journal in parts.config.journals:
+        for name in journal.targets:
+            journals[name].append(journal.name)
+            # Shared by several journals: the most patient one decides.
+            if journal.late_s is not None:
+                late[name] = max(journal.late_s, late.get(name, 0.0))
+            if journal.lost_s is not None:
+                lost[name] = max(journal.lost_s, lost.get(name, 0.0))
+    return {
+        name: Port(
+            target,
+            pool,
+            parts.clock,
+            target_id=ids.get(name, ""),
+            look_id=parts.state.recorder_id,
+            journals=journals[name],
+            late_s=late.get(name),
+            lost_s=lost.get(name),
+            post=parts.hub.post,
+        )
+        for name, target in parts.targets.items()
+    }
+
+
+def journal_spec(parts: Parts, journal: JournalConfig, claimed: ClaimedJournal, refuge: str, buffer_bytes: int) -> JournalSpec:
+    """What the engine needs to know of one journal."""
+    return JournalSpec(
+        name=journal.name,
+        journal_id=claimed.journal_id,
+        recorder=parts.config.recorder.name,
+        session=parts.session,
+        claim=claimed.claim.key,
+        targets=journal.targets,
+        copies=journal.copies,
+        claimed_on=frozenset(claimed.targets),
+        commit_any=journal.commit == "any",
+        failback_auto=journal.failback == "auto",
+        tick_s=journal.tick_s,
+        fragment_s=journal.fragment_s,
+        hold_down_s=journal.hold_down_s,
+        buffer_bytes=journal.buffer_bytes or buffer_bytes,
+        volume_bytes=journal.volume_bytes,
+        volume_age_s=journal.volume_age_s,
+        refuge=refuge,
+    )
