@@ -53,6 +53,19 @@ def _run(*command: str | os.PathLike[str]) -> str:
         raise FaultError(f"{' '.join(map(str, command))}: {error.stderr.strip()}") from error
 
 
+def is_mounted(path: Path) -> bool:
+    """Whether something is mounted at `path`, by the table of mounts: the path itself may be broken, or hang."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return any(line.split(" ")[4] == str(path) for line in mounts)
+
+
+def _unmount(path: Path) -> None:
+    try:
+        _run("umount", path)
+    except FaultError:
+        _run("umount", "--lazy", path)
+
+
 class LoopDisk:
     """A file system in a file, mounted through a loop device."""
 
@@ -83,12 +96,8 @@ class LoopDisk:
 
     def unmount(self) -> None:
         """Also where processes still have files open: the path is free at once, the rest follows when they go."""
-        if not os.path.ismount(self.path):
-            return
-        try:
-            _run("umount", self.path)
-        except FaultError:
-            _run("umount", "--lazy", self.path)
+        if is_mounted(self.path):
+            _unmount(self.path)
 
     def shut_down(self) -> None:
         """From now on every call fails with EIO, and what was not synced is lost. Not on btrfs."""
@@ -100,11 +109,15 @@ class LoopDisk:
         finally:
             os.close(fd)
 
-    def cut_power(self) -> None:
-        """A power cut and a new start: `shut_down`, unmount, mount. Nobody may have files open."""
-        self.shut_down()
+    def power_on(self) -> None:
+        """Mount it again after `shut_down`. Nobody may have files open, or it is the same, broken mount."""
         _run("umount", self.path)
         self.mount()
+
+    def cut_power(self) -> None:
+        """A power cut and a new start."""
+        self.shut_down()
+        self.power_on()
 
     def turn_read_only(self) -> None:
         """As after an error of its own: writes fail with EROFS. ext4 only; mounted with errors=remount-ro."""
@@ -197,4 +210,4 @@ def small_tmpfs(path: Path, *, size_bytes: int) -> Iterator[Path]:
     try:
         yield path
     finally:
-        _run("umount", path)
+        _unmount(path)
