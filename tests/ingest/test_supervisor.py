@@ -3,96 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
-from random import Random
-from typing import Any
 
 import pytest
-from tests.support.ingest import Book, Puppet, Puppets
-from tests.support.media import AUDIO_CONFIG, VIDEO_CONFIG
+from tests.support.ingest import Book, Puppet, Puppets, Stage
+from tests.support.media import AUDIO_CONFIG
 
 from nvrstore.clock import ManualClock
 from nvrstore.config import StreamConfig
 from nvrstore.errors import SourceEndedError, SourceError, SourceRefusedError, SourceUnreachableError
-from nvrstore.events import GapClosed, GapOpened, StreamChanged
+from nvrstore.events import GapClosed, GapOpened
 from nvrstore.ingest.contract import Endpoint
-from nvrstore.ingest.group import Ingest, utc
+from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.status import StreamState
-from nvrstore.ingest.supervisor import Supervisor
 from nvrstore.ingest.taps import Tap
-from nvrstore.limits import BACKOFF_REFUSED_S_MIN, BACKOFF_S_MAX, CONNECTS_MAX, INGEST_TICK_S, STOP_S
+from nvrstore.limits import BACKOFF_REFUSED_S_MIN, BACKOFF_S_MAX, CONNECTS_MAX, STOP_S
 from nvrstore.model import NS_PER_S, Cause, FragmentFlag, Gap, Media, Sample
-
-FRAME_S = 0.04
-
-
-class Stage:
-    """A supervisor, its clock, its puppets and its book."""
-
-    def __init__(self, *, start_gaps: Iterable[Gap] = (), **config: Any) -> None:
-        self.clock = ManualClock()
-        self.book = Book()
-        self.puppets = Puppets()
-        self.supervisor = Supervisor(
-            StreamConfig(id="gate", url="rtsp://10.0.0.5/main", name="Gate, north", **config),
-            self.book,
-            session=7,
-            clock=self.clock,
-            engines=self.puppets.engines(),
-            local=utc,
-            on_event=self.book.tell,
-            random=Random(1),
-        )
-        self.start_ns = self.clock.utc_ns()
-        self.supervisor.start(start_gaps)
-        self.dts = 0
-
-    @property
-    def source(self) -> Puppet:
-        return self.puppets.last
-
-    def run(self, seconds: float, *, frames: bool = False, sound: bool = False) -> None:
-        """Let time pass, with or without pictures, and do what the ingest thread does."""
-        frame = 0
-        next_tick_s = 0.0
-        while frame * FRAME_S < seconds:
-            self.clock.advance(FRAME_S)
-            if frames:
-                self.frame(keyframe=self.dts % 50 == 0)
-            if sound:
-                self.sound()
-            frame += 1
-            if frame * FRAME_S >= next_tick_s:
-                next_tick_s += INGEST_TICK_S
-                self.tick()
-
-    def tick(self) -> None:
-        now_s = self.clock.monotonic_s()
-        self.supervisor.tick(now_s)
-        if self.supervisor.wants_connect(now_s) is not None:
-            self.supervisor.connect()
-
-    def connect(self) -> None:
-        """Up to the first picture."""
-        made = len(self.puppets.made)
-        while len(self.puppets.made) == made:
-            self.run(FRAME_S)
-        self.dts = 0
-        self.source.receiver.on_track(VIDEO_CONFIG)
-
-    def frame(self, *, keyframe: bool) -> None:
-        clock, pts = self.clock, self.dts * 3600
-        self.dts += 1
-        sample = Sample(Media.VIDEO, b"picture" * 100, pts, pts, keyframe, clock.utc_ns(), clock.monotonic_s())
-        self.source.receiver.on_sample(sample)
-
-    def sound(self) -> None:
-        clock = self.clock
-        pts = round(clock.monotonic_s() * 48_000)
-        self.source.receiver.on_sample(Sample(Media.AUDIO, b"sound", pts, pts, True, clock.utc_ns(), clock.monotonic_s()))
-
-    def states(self) -> list[str]:
-        return [event.state for event in self.book.events if isinstance(event, StreamChanged)]
 
 
 def test_a_stream_goes_from_waiting_to_recording() -> None:
@@ -221,7 +146,7 @@ def test_a_camera_that_is_connected_and_silent_is_given_up() -> None:
     assert not stage.source.stops
     stage.run(1, sound=True)
     assert stage.source.stops
-    stage.source.join(0)
+    stage.source.obey()
     assert "no picture for 5 s" in stage.supervisor.status().reason
     stage.supervisor.stop()
 

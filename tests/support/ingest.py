@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
-from tests.support.media import payloads
+from tests.support.media import VIDEO_CONFIG, payloads
 
-from nvrstore.clock import Clock
+from nvrstore.clock import Clock, ManualClock
 from nvrstore.config import StreamConfig
 from nvrstore.errors import SourceEndedError, SourceError
-from nvrstore.events import Event
+from nvrstore.events import Event, StreamChanged
 from nvrstore.farm import FrameReport, check_access_units
 from nvrstore.ingest.contract import Receiver, SourceFactory, SourceRequest
-from nvrstore.ingest.group import Ingest
+from nvrstore.ingest.group import Ingest, utc
+from nvrstore.ingest.supervisor import Supervisor
+from nvrstore.limits import INGEST_TICK_S
 from nvrstore.model import Fragment, Gap, Media, Record, RecordKind, Sample, TrackConfig, TrackKey
 from nvrstore.timeline import RunRecord
 
@@ -199,9 +202,14 @@ class Puppet:
         self.stops += 1
 
     def join(self, timeout_s: float) -> bool:
-        if self.stops and not self.stuck and not self.ended:
-            self.end()
+        if timeout_s > 0:  # somebody waits: as if the source's own thread came to its end meanwhile
+            self.obey()
         return self.ended
+
+    def obey(self) -> None:
+        """End, if told to and able to."""
+        if self.stops and not self.stuck:
+            self.end()
 
     def end(self, error: SourceError | None = None) -> None:
         """The session is over."""
@@ -227,3 +235,76 @@ class Puppets:
 
     def engines(self) -> Mapping[str, SourceFactory]:
         return {"pyav": self}
+
+
+FRAME_S = 0.04
+
+
+class Stage:
+    """A supervisor, its clock, its puppets and its book."""
+
+    def __init__(self, *, start_gaps: Iterable[Gap] = (), **config: Any) -> None:
+        self.clock = ManualClock()
+        self.book = Book()
+        self.puppets = Puppets()
+        self.supervisor = Supervisor(
+            StreamConfig(id="gate", url="rtsp://10.0.0.5/main", name="Gate, north", **config),
+            self.book,
+            session=7,
+            clock=self.clock,
+            engines=self.puppets.engines(),
+            local=utc,
+            on_event=self.book.tell,
+            random=Random(1),
+        )
+        self.start_ns = self.clock.utc_ns()
+        self.supervisor.start(start_gaps)
+        self.dts = 0
+
+    @property
+    def source(self) -> Puppet:
+        return self.puppets.last
+
+    def run(self, seconds: float, *, frames: bool = False, keyframes: bool = True, sound: bool = False, step_s: float = FRAME_S) -> None:
+        """Let time pass, with or without pictures, and do what the ingest thread does."""
+        passed_s = next_tick_s = 0.0
+        while passed_s < seconds - step_s / 2:
+            self.clock.advance(step_s)
+            passed_s += step_s
+            if frames:
+                self.frame(keyframe=keyframes and self.dts % 50 == 0)
+            if sound:
+                self.sound()
+            if passed_s >= next_tick_s:
+                next_tick_s += INGEST_TICK_S
+                self.tick()
+
+    def tick(self) -> None:
+        now_s = self.clock.monotonic_s()
+        for puppet in self.puppets.made:
+            puppet.obey()
+        self.supervisor.tick(now_s)
+        if self.supervisor.wants_connect(now_s) is not None:
+            self.supervisor.connect()
+
+    def connect(self) -> None:
+        """Up to the first picture."""
+        made = len(self.puppets.made)
+        while len(self.puppets.made) == made:
+            self.run(FRAME_S)
+        self.dts = 0
+        self.source.receiver.on_track(VIDEO_CONFIG)
+
+    def frame(self, *, keyframe: bool, damaged: bool = False, data: bytes = b"picture" * 100) -> None:
+        clock, pts = self.clock, self.dts * 3600
+        self.dts += 1
+        sample = Sample(Media.VIDEO, data, pts, pts, keyframe, clock.utc_ns(), clock.monotonic_s(), damaged)
+        self.source.receiver.on_sample(sample)
+
+    def sound(self) -> None:
+        clock = self.clock
+        pts = round(clock.monotonic_s() * 48_000)
+        self.source.receiver.on_sample(Sample(Media.AUDIO, b"sound", pts, pts, True, clock.utc_ns(), clock.monotonic_s()))
+
+    def states(self) -> list[str]:
+        return [event.state for event in self.book.events if isinstance(event, StreamChanged)]

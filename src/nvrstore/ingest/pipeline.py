@@ -1,7 +1,7 @@
 """From the samples of one stream to what is stored, without threads or connections (pure but for the intake).
 
-    Sample ─▶ (from a keyframe on) ─▶ Timeline: UTC, runs ─▶ Fragmenter ─▶ Gate ─▶ Intake
-                                          └▶ taps                └▶ StreamGaps ──▶ Intake (records)
+    Sample ─▶ (video from a keyframe on) ─▶ Timeline: UTC, runs ─▶ Fragmenter ─▶ Gate ─▶ Intake
+                                               └▶ taps                └▶ StreamGaps ──▶ Intake (records)
 
 Lives as long as the session of the recorder: sample indices go on over reconnects. Used under the supervisor's lock.
 
@@ -83,7 +83,7 @@ class Pipeline:
     def sample(self, sample: Sample) -> None:
         """The next sample of a track, in decode order."""
         self.now_ns = sample.arrival_ns
-        if not self._begun and not self._begins(sample):
+        if not self._begun and sample.media is Media.VIDEO and not self._begins(sample):
             self.skipped += 1
             if self._gaps.open_gap is None:
                 self._changed(self._gaps.interrupted(Cause.CAMERA, "waiting for a keyframe", sample.arrival_ns))
@@ -150,9 +150,7 @@ class Pipeline:
     # --- the way
 
     def _begins(self, sample: Sample) -> bool:
-        """Whether recording begins with this sample: a keyframe, or the end of a bounded wait for one."""
-        if sample.media is not Media.VIDEO:
-            return False
+        """Whether recording begins with this picture: a keyframe, or the end of a bounded wait for one. Sound does not wait."""
         if self._waiting_s is None:
             self._waiting_s = sample.arrival_s
         if sample.keyframe:

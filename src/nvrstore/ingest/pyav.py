@@ -259,7 +259,8 @@ class PyavSource:
             raise SourceNotVideoError(f"{redact(url)}: there is {what}", hint="set the camera to H.264 or H.265" if names else None)
         context = video.codec_context
         size = (context.width, context.height)
-        feed = VideoFeed(context.name, bytes(context.extradata or b""), size, video.time_base, self._receiver)
+        framed = not url.lower().startswith(_RTSP)
+        feed = VideoFeed(context.name, bytes(context.extradata or b""), size, video.time_base, self._receiver, framed=framed)
         self._feeds[video.index], self._flush = feed.push, feed.flush
         audio = next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
         if audio is not None:

@@ -208,7 +208,7 @@ class Supervisor:
         pipeline, session, config = self._pipeline, self._session, self.config
         video = pipeline.configs.get(Media.VIDEO) if pipeline else None
         audio = pipeline.configs.get(Media.AUDIO) if pipeline else None
-        fps, bitrate_bps = self._rates.rates() if session is not None else (0.0, 0.0)
+        fps, bitrate_bps = self._rates.rates() if session is not None and session.frames else (0.0, 0.0)
         waiting = self._state in (StreamState.WAITING, StreamState.REFUSED)
         return StreamStatus(
             id=config.id,

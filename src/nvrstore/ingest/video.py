@@ -9,6 +9,9 @@ change the track only if they change the picture (a camera that flaps its sets c
 Times: libav leaves the first packets of an RTSP session without any, and those of a stream with B-frames without DTS
 until it has seen enough of it. They are held, at most HELD_MAX of them, and get theirs by counting back from the first
 packet that has both.
+
+Arrival: where libav has to find out where a frame ends (`framed=False`: RTP), it gives a frame out when the next one
+begins, or when it has waited in vain. So a frame began to arrive when the one before it came out.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ _PRFT_NAME: Final = "prft"
 class VideoFeed:
     """One video track of one session. Used by the source's thread."""
 
-    def __init__(self, codec: str, extradata: bytes, size: tuple[int, int], time_base: Fraction, receiver: Receiver) -> None:
+    def __init__(
+        self, codec: str, extradata: bytes, size: tuple[int, int], time_base: Fraction, receiver: Receiver, *, framed: bool = True
+    ) -> None:
         self.codec: Final = codec
         self._receiver = receiver
         self._size = size
@@ -41,6 +46,8 @@ class VideoFeed:
         self._units = AccessUnits(codec, extradata) if codec in NAL_CODECS else None
         self._sets: ParameterSets | None = None  # those that `_config` was made of
         self._config: TrackConfig | None = None
+        self._framed = framed or self._units is None
+        self._before: tuple[int, float] | None = None  # when the packet before came out
         self._held: list[tuple[Any, int, float]] = []
         self._timed = False  # packets have times of their own now
         self._last_dts = 0
@@ -52,6 +59,11 @@ class VideoFeed:
 
     def push(self, packet: Any, arrival_ns: int, arrival_s: float) -> None:
         """Take the next packet of the track, in decode order."""
+        if not self._framed:
+            came = arrival_ns, arrival_s
+            if self._before is not None:
+                arrival_ns, arrival_s = self._before
+            self._before = came
         if self._timed:
             dts, pts = packet.dts, packet.pts
             if dts is None or pts is None or not self._exact:
