@@ -108,6 +108,7 @@ def descriptors() -> dict[object, str]:
 
 
 def mounts() -> dict[object, str]:
-    """Mounted file systems of this process's namespace."""
+    """Mounted file systems below this worker's temporary directories: other workers mount and unmount theirs meanwhile."""
+    own = f"/popen-{os.environ['PYTEST_XDIST_WORKER']}/" if "PYTEST_XDIST_WORKER" in os.environ else "/pytest-"
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line.split()[0]: line.split()[4] for line in lines}
+    return {line.split()[0]: line.split()[4] for line in lines if own in line.split()[4]}

@@ -7,6 +7,7 @@ Everything public is here; modules below are the rooms it is made of.
 """
 
 from nvrstore.archive import Archive
+from nvrstore.blocking import blocking, blocking_archive
 from nvrstore.catalog.coverage import Coverage, Hole, HoleReason
 from nvrstore.config import Config, JournalConfig, KeepConfig, RecorderConfig, StreamConfig, StreamDefaults, TargetConfig
 from nvrstore.model import Cause, Commit, Epoch, Fragment, Gap, Mark, Media, Sample
@@ -43,4 +44,6 @@ __all__ = [
     "TargetConfig",
     "VerifyReport",
     "__version__",
+    "blocking",
+    "blocking_archive",
 ]
