@@ -10,6 +10,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -53,12 +54,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _leaves_nothing_behind() -> Iterator[None]:
+def _leaves_nothing_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     looks: dict[str, Callable[[], dict[object, str]]] = {
         "thread": threads,
         "child process": children,
         "descriptor": descriptors,
-        "mount": mounts,
+        "mount": partial(mounts, tmp_path_factory.getbasetemp()),
     }
     before = {kind: look() for kind, look in looks.items()}
     yield
@@ -107,8 +108,7 @@ def descriptors() -> dict[object, str]:
     return found
 
 
-def mounts() -> dict[object, str]:
-    """Mounted file systems below this worker's temporary directories: other workers mount and unmount theirs meanwhile."""
-    own = f"/popen-{os.environ['PYTEST_XDIST_WORKER']}/" if "PYTEST_XDIST_WORKER" in os.environ else "/pytest-"
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line.split()[0]: line.split()[4] for line in lines if own in line.split()[4]}
+def mounts(below: Path) -> dict[object, str]:
+    """File systems mounted below a directory. The table is everybody's: what other processes mount elsewhere is their business."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return {fields[0]: fields[4] for fields in lines if Path(fields[4]).is_relative_to(below)}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 from tests.conftest import children, descriptors, mounts, threads
 
@@ -50,6 +51,7 @@ def test_an_open_descriptor_is_seen() -> None:
     assert descriptors() == before
 
 
-def test_mounts_are_listed() -> None:
-    """A mount that a test forgets would be found: /proc is."""
-    assert "/proc" in mounts().values()
+def test_mounts_are_told_by_where_they_are() -> None:
+    """A mount that a test forgets is found below its directory; those of other tests, which run beside it, are not its own."""
+    assert "/proc" in mounts(Path("/")).values()
+    assert mounts(Path("/proc/self")) == {}
