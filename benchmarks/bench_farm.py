@@ -23,24 +23,32 @@ from typing import Any, Final
 from nvrstore.farm.stamp import UUID
 
 RECV_BYTES: Final = 1 << 20
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond rmem_max, for root
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
 
 class Drain:
     """One client of one stream: plays it, counts stamps."""
 
-    def __init__(self, port: int, stream: int, udp: tuple[int, int] | None) -> None:
+    def __init__(self, port: int, stream: int, *, udp: bool) -> None:
         self.frames = self.octets = 0
         self._tail = b""
         self.sock = socket.create_connection(("127.0.0.1", port))
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         url = f"rtsp://127.0.0.1:{port}/cam{stream}"
-        transport = "RTP/AVP/TCP;unicast;interleaved=0-1" if udp is None else f"RTP/AVP;unicast;client_port={udp[0]}-{udp[1]}"
+        self.media = socket.socket(socket.AF_INET, socket.SOCK_DGRAM) if udp else self.sock
+        transport = "RTP/AVP/TCP;unicast;interleaved=0-1"
+        if udp:
+            self.media.bind(("127.0.0.1", 0))
+            self.media.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+            ours = self.media.getsockname()[1]
+            transport = f"RTP/AVP;unicast;client_port={ours}-{ours + 1}"
         answer = self._ask(f"SETUP {url}/trackID=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: {transport}\r\n\r\n")
         session = answer.partition(b"Session: ")[2].partition(b";")[0].decode()
         rest = self._ask(f"PLAY {url} RTSP/1.0\r\nCSeq: 2\r\nSession: {session}\r\n\r\n")
-        self.count(rest, len(rest))
-        self.sock.setblocking(False)
+        if not udp:
+            self.count(rest, len(rest))
+        self.media.setblocking(False)
 
     def _ask(self, request: str) -> bytes:
         self.sock.sendall(request.encode())
@@ -58,14 +66,14 @@ class Drain:
         self._tail = bytes(data[size - 15 : size]) if size >= 15 else (self._tail + bytes(data[:size]))[-15:]
 
 
-def drain(port: int, streams: int) -> None:
+def drain(port: int, streams: int, *, udp: bool) -> None:
     """The client process: plays everything, until its standard input ends; prints what it counted."""
     epoll = select.epoll()
     clients = {}
     for stream in range(streams):
-        client = Drain(port, stream, None)
-        clients[client.sock.fileno()] = client
-        epoll.register(client.sock.fileno(), select.EPOLLIN)
+        client = Drain(port, stream, udp=udp)
+        clients[client.media.fileno()] = client
+        epoll.register(client.media.fileno(), select.EPOLLIN)
     print(json.dumps({"connected": len(clients)}), flush=True)
     epoll.register(0, select.EPOLLIN)
     buffer = bytearray(RECV_BYTES)
@@ -74,11 +82,15 @@ def drain(port: int, streams: int) -> None:
             if fd == 0:
                 print(json.dumps([clients[fd].frames for fd in sorted(clients)]), flush=True)
                 return
+            client = clients[fd]
             try:
-                size = clients[fd].sock.recv_into(buffer)
+                while True:
+                    size = client.media.recv_into(buffer)
+                    client.count(buffer, size)
+                    if not udp:
+                        break
             except BlockingIOError:
                 continue
-            clients[fd].count(buffer, size)
         time.sleep(0.02)  # fewer, larger reads: the client is not what is measured
 
 
@@ -89,7 +101,7 @@ def cpu_s(pid: int) -> tuple[float, float]:
     return int(fields[11]) / TICK, int(fields[12]) / TICK
 
 
-def measure(streams: int, seconds: float, bitrate: int, codec: str) -> dict[str, Any]:
+def measure(streams: int, seconds: float, bitrate: int, codec: str, *, udp: bool) -> dict[str, Any]:
     """One run. Raises SystemExit where frames are missing."""
     command = [sys.executable, "-m", "nvrstore", "farm", "--json", "--control", "--port", "0"]
     command += ["--streams", str(streams), "--bitrate", str(bitrate), "--codec", codec]
@@ -97,7 +109,7 @@ def measure(streams: int, seconds: float, bitrate: int, codec: str) -> dict[str,
         if farm.stdin is None or farm.stdout is None:
             raise SystemExit("no pipes")
         started = json.loads(farm.stdout.readline())
-        client_command = [sys.executable, __file__, "--drain", str(started["port"]), "--streams", str(streams)]
+        client_command = [sys.executable, __file__, "--drain", str(started["port"]), "--streams", str(streams)] + (["--udp"] if udp else [])
         with subprocess.Popen(client_command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
             if client.stdin is None or client.stdout is None:
                 raise SystemExit("no pipes")
@@ -120,7 +132,7 @@ def measure(streams: int, seconds: float, bitrate: int, codec: str) -> dict[str,
         raise SystemExit(f"sent {sent}, dropped {report['frames_dropped']}, arrived {sum(counted)}")
     least = min(entry["sent"] for entry in report["streams"])
     if least < 0.99 * seconds * 25:
-        raise SystemExit(f"a stream sent only {least} frames")
+        raise SystemExit(f"a stream sent only {least} frames, {report}"[:400])
     user_s, system_s = after[0] - before[0], after[1] - before[1]
     return {
         "bench": "farm",
@@ -132,6 +144,7 @@ def measure(streams: int, seconds: float, bitrate: int, codec: str) -> dict[str,
         "us_per_frame": round((user_s + system_s) / (wall_s * streams * 25) * 1e6, 1),
         "streams": streams,
         "codec": codec,
+        "transport": "udp" if udp else "tcp",
         "bitrate_bps": started["bitrate_bps"],
         "frames": sent,
         "lateness_ms_max": report["lateness_ms_max"],
@@ -145,12 +158,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--bitrate", type=int, default=4_000_000)
     parser.add_argument("--codec", default="h264")
+    parser.add_argument("--udp", action="store_true")
     parser.add_argument("--drain", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.drain is not None:
-        drain(options.drain, options.streams)
+        drain(options.drain, options.streams, udp=options.udp)
         return
-    print(json.dumps(measure(options.streams, options.seconds, options.bitrate, options.codec)))
+    print(json.dumps(measure(options.streams, options.seconds, options.bitrate, options.codec, udp=options.udp)))
 
 
 if __name__ == "__main__":

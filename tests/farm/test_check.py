@@ -89,6 +89,13 @@ def test_a_short_first_nal_unit_is_not_taken_for_a_start_code() -> None:
     assert split(au) == [b"\x41" * 0x142]
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_zeroes_behind_a_nal_unit_are_not_part_of_it(codec: Codec) -> None:
+    """A parser may count the zero byte of the next start code to the unit before it: the frame is intact all the same."""
+    nals = split(access_unit(codec, 4))
+    assert is_intact(b"".join(struct.pack(">I", len(nal) + 1) + nal + b"\x00" for nal in nals))
+
+
 @pytest.mark.parametrize("payload", [b"\x00\x00\x00\x00\x80", b"\x00\x00\x01\x80", b"\x00\x00\x03\x80", b"a\x00\x00\x02\x00\x00\x00\x80"])
 def test_emulation_prevention_is_put_in_and_taken_out(payload: bytes) -> None:
     """No start code can occur inside, and the payload comes back (Rec. ITU-T H.264 7.4.1.1)."""

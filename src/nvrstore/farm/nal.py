@@ -78,7 +78,11 @@ def split_annex_b(data: Buffer) -> list[bytes]:
 
 
 def split_length_prefixed(data: Buffer) -> list[bytes] | None:
-    """The NAL units of a sample with 4-byte lengths, or None where the lengths do not fit its size exactly."""
+    """The NAL units of a sample with 4-byte lengths, or None where the lengths do not fit its size exactly.
+
+    Zeroes at a unit's end are left out: no NAL unit ends in 00, but libav's parser of H.265 counts the first byte of the next
+    start code to the unit before it, and stores it.
+    """
     view = memoryview(data)
     nals = []
     at, end = 0, len(view)
@@ -87,9 +91,9 @@ def split_length_prefixed(data: Buffer) -> list[bytes] | None:
         at += 4
         if not 0 < length <= end - at:
             return None
-        nals.append(bytes(view[at : at + length]))
+        nals.append(bytes(view[at : at + length]).rstrip(b"\x00"))
         at += length
-    return nals if at == end and nals else None
+    return [nal for nal in nals if nal] if at == end and nals else None
 
 
 def split(data: Buffer) -> list[bytes]:

@@ -1,17 +1,41 @@
 """One access unit on its way out: payloads with headers, and the audio that is due with it.
 
     interleaved   [audio packets] [sets ... header] STAMP [slices ...]      three or four buffers for one sendmsg
-    datagrams     set  set  header+STAMP  slice  slice ...                  one each
+    packets       set  set  header+STAMP  slice  slice ...                  one each
+    datagrams     set  set  header+STAMP  [slice slice slice ...]           runs of equal size, cut by the kernel
 
 All but the stamp is the same for all cameras of a feed. Images are built when the first session asks for them.
 """
 
 from __future__ import annotations
 
+from typing import Final
+
 from nvrstore.farm import rtp
 from nvrstore.farm.nal import Codec
 from nvrstore.farm.reels import Unit
 from nvrstore.farm.stamp import STAMP_BYTES
+
+RUN_BYTES_MAX: Final = 60_000  # one call of UDP_SEGMENT takes an IP packet's worth
+RUN_PACKETS_MAX: Final = 40  # the kernel's bound is 64
+
+
+def runs(packets: list[bytes]) -> list[tuple[bytes, int]]:
+    """Packets joined where they are of one size; the last one of a run may be shorter (udp(7), UDP_SEGMENT)."""
+    out: list[tuple[bytes, int]] = []
+    run: list[bytes] = []
+    length = 0
+    for packet in packets:
+        size = len(packet)
+        ended = run and len(run[-1]) < len(run[0])
+        if run and (ended or size > len(run[0]) or len(run) == RUN_PACKETS_MAX or length + size > RUN_BYTES_MAX):
+            out.append((b"".join(run), len(run[0])))
+            run, length = [], 0
+        run.append(packet)
+        length += size
+    if run:
+        out.append((b"".join(run), len(run[0])))
+    return out
 
 
 class OnAir:
@@ -19,6 +43,7 @@ class OnAir:
 
     __slots__ = (
         "_audio",
+        "_runs",
         "_tcp",
         "_udp",
         "audio",
@@ -50,6 +75,7 @@ class OnAir:
         self.audio_type = self.audio_ssrc = 0
         self._tcp: dict[int, tuple[bytes, bytes, int]] = {}
         self._udp: tuple[list[bytes], bytes, list[bytes]] | None = None
+        self._runs: list[tuple[bytes, int]] | None = None
         self._audio: dict[int, bytes] = {}
 
     def tcp(self, channel: int) -> tuple[bytes, bytes, int]:
@@ -66,8 +92,8 @@ class OnAir:
             image = self._tcp[channel] = (before, after, len(before) + size + len(after))
         return image
 
-    def udp(self, stamp: bytes) -> list[bytes]:
-        """One RTP packet for each payload."""
+    def _parts(self) -> tuple[list[bytes], bytes, list[bytes]]:
+        """RTP packets before the stamp, the stamp's header, and packets behind it."""
         if self._udp is None:
             at = len(self.sets)
             last = self.packets - 1
@@ -78,8 +104,19 @@ class OnAir:
             sets = [header + payload for header, payload in zip(headers[:at], self.sets, strict=True)]
             slices = [header + payload for header, payload in zip(headers[at + 1 :], self.slices, strict=True)]
             self._udp = (sets, headers[at], slices)
-        sets, header, slices = self._udp
+        return self._udp
+
+    def packets_with(self, stamp: bytes) -> list[bytes]:
+        """One RTP packet for each payload."""
+        sets, header, slices = self._parts()
         return [*sets, header + stamp, *slices]
+
+    def datagrams_with(self, stamp: bytes) -> tuple[list[bytes], list[tuple[bytes, int]]]:
+        """Packets up to the stamp, one datagram each; then runs of packets, to be cut into datagrams of the size beside them."""
+        sets, header, slices = self._parts()
+        if self._runs is None:
+            self._runs = runs(slices)
+        return [*sets, header + stamp], self._runs
 
     def audio_packets(self) -> list[bytes]:
         """The audio packets that are due."""

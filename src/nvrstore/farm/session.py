@@ -1,7 +1,8 @@
 """A session: one client that listens to one camera, over interleaved TCP or over UDP.
 
     Camera.emit -> Session.send_unit -> TcpSession: one sendmsg [audio, head, stamp, tail]; the rest of it waits in the connection
-                                        UdpSession: one datagram per packet, from the farm's own pair of ports
+                                        UdpSession: one datagram per packet, from the farm's own pair of ports; packets of
+                                        one size go in one call, and the kernel cuts them (UDP_SEGMENT)
 
 `sent` gets a number when the last byte of the unit was written, and only if no packet of it was lost on purpose.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 from nvrstore.farm import rtp
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from nvrstore.farm.connection import Connection
 
 REPORT_S: Final = 5.0  # between sender reports (RFC 3550 6.2: the minimum for small sessions)
+_SOL_UDP, _UDP_SEGMENT = 17, 103  # linux/udp.h
 CLOCK_NEVER_SET_NS: Final = 3_600_000_000_000  # an hour after 1970: what such a camera believes
 
 
@@ -128,7 +131,7 @@ class TcpSession(Session):
             packets += [rtp.framed(self.audio[0], packet) for packet in self._survivors(on_air.audio_packets())]
         whole = False
         if self.video is not None:
-            datagrams = on_air.udp(stamp)
+            datagrams = on_air.packets_with(stamp)
             kept = self._survivors(datagrams)
             whole = len(kept) == len(datagrams)
             packets += [rtp.framed(self.video[0], packet) for packet in kept]
@@ -152,26 +155,50 @@ class UdpSession(Session):
         super().__init__(session_id, camera, loss=loss, seed=seed)
         self._host = host
         self._rtp, self._rtcp = rtp_socket, rtcp_socket
+        self._segments = True  # as long as the kernel cuts runs into datagrams
 
     def send_unit(self, on_air: OnAir, stamp: bytes, number: int) -> None:
         if self.waiting:
             return
         if self.audio is not None and on_air.audio:
-            self._send(on_air.audio_packets(), self.audio[0])
-        if self.video is not None and self._send(on_air.udp(stamp), self.video[0]):
+            self._send(self._survivors(on_air.audio_packets()), (self._host, self.audio[0]))
+        if self.video is None:
+            return
+        address = (self._host, self.video[0])
+        if self._loss or not self._segments:
+            packets = on_air.packets_with(stamp)
+            kept = self._survivors(packets)
+            whole = self._send(kept, address) and len(kept) == len(packets)
+        else:
+            packets, runs = on_air.datagrams_with(stamp)
+            whole = self._send(packets, address)
+            for run, size in runs:
+                whole = self._send_run(run, size, address) and whole
+        if whole:
             self.sent.add(number)
 
-    def _send(self, packets: list[bytes], port: int) -> bool:
+    def _send(self, packets: list[bytes], address: tuple[str, int]) -> bool:
         """Whether all of them were handed to the kernel."""
-        kept = self._survivors(packets)
-        whole = len(kept) == len(packets)
-        address = (self._host, port)
-        for packet in kept:
+        whole = True
+        for packet in packets:
             try:
                 self._rtp.sendto(packet, address)
-            except OSError:  # the socket is full, or the client's port is gone (ECONNREFUSED): loss, as on a network
+            except OSError:  # the socket is full, or the network gone: loss, as on a network
                 whole = False
         return whole
+
+    def _send_run(self, run: bytes, size: int, address: tuple[str, int]) -> bool:
+        """Packets of one size in one call; one by one where the kernel or the interface cannot."""
+        if len(run) <= size:
+            return self._send([run], address)
+        try:
+            self._rtp.sendmsg((run,), [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", size))], 0, address)
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._segments = False
+            return self._send([run[at : at + size] for at in range(0, len(run), size)], address)
+        return True
 
     def send_report(self, packet: bytes, *, audio: bool) -> None:
         ports = self.audio if audio else self.video
