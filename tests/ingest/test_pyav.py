@@ -1,0 +1,265 @@
+"""What only the engine over libav does: files, HTTP, UDP, MJPEG, Opus; and what it must never do: show a login."""
+
+from __future__ import annotations
+
+import http.server
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from tests.support.encoded import Encoded, encode_audio, encode_video
+from tests.support.ingest import Ear, recording
+
+from nvrstore.clock import SYSTEM_CLOCK
+from nvrstore.config import StreamConfig
+from nvrstore.errors import SourceEndedError, SourceNotVideoError
+from nvrstore.farm import Farm, FarmConfig
+from nvrstore.ingest.contract import Endpoint, SourceRequest
+from nvrstore.ingest.pyav import PyavEngine, PyavSource
+from nvrstore.ingest.video import VideoFeed
+from nvrstore.limits import SAMPLE_BYTES_MAX, STOP_S
+from nvrstore.model import Media
+
+SMALL = FarmConfig(width=160, height=120, bitrate_bps=200_000, fps=50, gop=25)
+SECRET = "s3cr3t&pw"
+
+
+def write(path: Path, *tracks: Encoded) -> Path:
+    """Mux encoded tracks into the container that the suffix names."""
+    with av.open(str(path), "w") as container:
+        made = []
+        for track in tracks:
+            stream: Any = container.add_stream(track.codec if track.codec != "opus" else "libopus")
+            if track.codec in ("h264", "hevc", "mjpeg"):
+                stream.width, stream.height = 320, 240
+                stream.pix_fmt = "yuvj420p" if track.codec == "mjpeg" else "yuv420p"
+            stream.time_base = track.time_base
+            made.append(stream)
+        for stream, track in zip(made, tracks, strict=True):
+            for data, pts, dts, keyframe in track.packets:
+                packet: Any = av.Packet(data)
+                packet.pts, packet.dts, packet.time_base, packet.is_keyframe, packet.stream = pts, dts, track.time_base, keyframe, stream
+                container.mux(packet)
+    return path
+
+
+@contextmanager
+def session(url: str, **request: Any) -> Iterator[tuple[PyavSource, Ear]]:
+    """A running source; stopped and gone at the end."""
+    ear = Ear()
+    source = PyavEngine()(SourceRequest("gate", lambda: Endpoint(url), **{"timeout_s": 5.0, **request}), ear, SYSTEM_CLOCK)
+    source.start()
+    try:
+        yield source, ear
+    finally:
+        source.stop()
+        assert source.join(STOP_S)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", "mp4"), ("h264", "ts"), ("hevc", "mkv"), ("mjpeg", "avi")])
+def test_a_file_is_played_at_its_own_speed_to_its_end(tmp_path: Path, codec: str, suffix: str) -> None:
+    """Every picture of it, in any container; then the session has ended, and may begin anew."""
+    path = write(tmp_path / f"clip.{suffix}", encode_video(codec, frames=25, fps=50))
+    began_s = SYSTEM_CLOCK.monotonic_s()
+    with session(str(path)) as (_, ear):
+        assert isinstance(ear.end(), SourceEndedError)
+    assert len(ear.of()) == 25
+    assert ear.samples[-1].arrival_s - began_s > 0.4
+    assert [(config.codec, config.width, config.height) for config in ear.configs] == [(codec, 320, 240)]
+    steps = {b.dts - a.dts for a, b in zip(ear.of()[3:], ear.of()[4:], strict=False)}
+    assert steps <= {1799, 1800, 1801}
+
+
+def test_opus_is_kept_as_it_is(tmp_path: Path) -> None:
+    """MP4 carries it, browsers play it."""
+    path = write(tmp_path / "clip.mkv", encode_video(frames=25, fps=50), encode_audio("opus", seconds=0.5))
+    with session(str(path)) as (_, ear):
+        ear.end()
+    assert {config.codec for config in ear.configs} == {"h264", "opus"}
+    assert len(ear.of(Media.AUDIO)) >= 20
+
+
+def test_http_is_read_too(tmp_path: Path) -> None:
+    """A recording on a web server."""
+    write(tmp_path / "clip.mp4", encode_video(frames=25, fps=50))
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with session(f"http://127.0.0.1:{server.server_port}/clip.mp4") as (_, ear):
+            ear.end()
+        with session(f"http://127.0.0.1:{server.server_port}/nothing.mp4") as (_, missing):
+            assert isinstance(missing.end(), SourceNotVideoError)
+        server.shutdown()
+        thread.join()
+    assert len(ear.of()) == 25
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Does not write to standard error."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no video", bytes(10_000)])
+def test_what_is_no_video_is_told(tmp_path: Path, content: bytes) -> None:
+    """A file that is not there, and files that hold something else."""
+    path = tmp_path / "clip.mp4"
+    if content:
+        path.write_bytes(content)
+    with session(str(path)) as (_, ear):
+        assert isinstance(ear.end(), SourceNotVideoError)
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    """A camera's URL that gives sound only is a wrong URL."""
+    path = write(tmp_path / "clip.mkv", encode_audio("aac"))
+    with session(str(path)) as (_, ear):
+        assert isinstance(ear.end(), SourceNotVideoError)
+
+
+def test_udp_works_and_brings_every_frame_of_a_good_network() -> None:
+    """As configured per stream; TCP is the default."""
+    with Farm(SMALL) as farm, session(farm.url(0), transport="udp") as (_, ear):
+        ear.hear(50)
+    assert ear.report().whole
+
+
+def test_a_camera_s_own_options_reach_libav() -> None:
+    """Some cameras need one: here the medium that is asked for."""
+    with Farm(replace(SMALL, audio="aac")) as farm, session(farm.url(0), options={"allowed_media_types": "video"}) as (_, ear):
+        ear.hear(20)
+    assert [config.media for config in ear.configs] == [Media.VIDEO]
+
+
+def test_a_login_is_shown_by_nothing(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    """Not by logs at any level, names of threads, events, records, snapshots, standard error; refused or accepted."""
+    caplog.set_level(logging.DEBUG)
+    seen: list[str] = []
+    with Farm(replace(SMALL, streams=2, auth="digest", password=SECRET)) as farm:
+        good = StreamConfig(id="good", url=farm.url(0))
+        wrong = StreamConfig(id="wrong", url=farm.url(1).replace("admin", "intruder"))
+        with recording(good, wrong) as (ingest, book):
+            book.wait(lambda: ingest.supervisor("good").status().samples > 20 and ingest.supervisor("wrong").status().state == "refused")
+            seen += [thread.name for thread in threading.enumerate()]
+            seen += [repr(supervisor.status()) + repr(supervisor.config) for supervisor in ingest.supervisors()]
+            seen += [repr(vars(supervisor)) + repr(vars(supervisor._session or object)) for supervisor in ingest.supervisors()]
+        seen += [repr(book.events), repr(book.records), repr(book.declared)]
+    seen += [caplog.text, *capfd.readouterr()]
+    text = "".join(seen)
+    assert "refuses the login" in text
+    for form in (SECRET, "s3cr3t", "intruder"):
+        assert form not in text
+
+
+def test_libav_prints_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Neither about garbage nor about a broken stream: the host owns its standard error."""
+    (tmp_path / "clip.mp4").write_bytes(bytes(range(256)) * 100)
+    with session(str(tmp_path / "clip.mp4")) as (_, ear):
+        ear.end()
+    with Farm(replace(SMALL, loss=0.05)) as farm, session(farm.url(0)) as (_, lossy):
+        lossy.hear(20)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_receiver_that_fails_ends_its_own_session_alone() -> None:
+    """A bug in what is behind one camera does not touch another on the same engine."""
+
+    class Broken(Ear):
+        def on_sample(self, sample: Any) -> None:
+            raise RuntimeError("full")
+
+    engine, broken, sane = PyavEngine(), Broken(), Ear()
+    with Farm(replace(SMALL, streams=2)) as farm:
+        sources = [
+            engine(SourceRequest(f"cam{i}", partial(Endpoint, farm.url(i))), ear, SYSTEM_CLOCK) for i, ear in enumerate((broken, sane))
+        ]
+        for source in sources:
+            source.start()
+        assert "RuntimeError" in str(broken.end())
+        sane.hear(30)
+        for source in sources:
+            source.stop()
+        assert all(source.join(STOP_S) for source in sources)
+
+
+# --- one track, with packets that no server sends
+
+
+class FakePacket(bytes):
+    """A packet as PyAV gives it."""
+
+    pts: int | None
+    dts: int | None
+    duration = 3600
+    is_corrupt = False
+
+    @classmethod
+    def make(cls, data: bytes, pts: int | None, dts: int | None, *, corrupt: bool = False) -> FakePacket:
+        made = cls(data)
+        made.pts, made.dts, made.is_corrupt = pts, dts, corrupt
+        return made
+
+    def has_sidedata(self, name: str) -> bool:
+        return False
+
+
+def fed(packets: list[FakePacket], *, time_base: Fraction = Fraction(1, 90_000), extradata: bytes = b"", framed: bool = True) -> Ear:
+    ear = Ear()
+    feed = VideoFeed("h264", extradata, (0, 0), time_base, ear, framed=framed)
+    for number, packet in enumerate(packets):
+        feed.push(packet, number * 40_000_000, number * 0.04)
+    feed.flush()
+    return ear
+
+
+def pictures(count: int) -> list[bytes]:
+    return [data for data, _, _, _ in encode_video(frames=count).packets]
+
+
+@pytest.mark.parametrize("without", [1, 2, 5, 25])
+def test_packets_without_times_get_theirs_from_the_first_that_has_them(without: int) -> None:
+    """Counted back by durations; a stream that never has any is counted from zero."""
+    packets = [FakePacket.make(data, *((None, None) if i < without else (i * 3600, i * 3600))) for i, data in enumerate(pictures(25))]
+    samples = fed(packets).of()
+    assert [sample.dts for sample in samples] == [i * 3600 for i in range(25)]
+    assert [sample.pts for sample in samples] == [i * 3600 for i in range(25)]
+
+
+def test_a_missing_dts_in_the_middle_is_the_one_before_and_a_step() -> None:
+    """Also on a keyframe: it is no end of the stream."""
+    packets = [FakePacket.make(data, i * 3600, None if i == 7 else i * 3600) for i, data in enumerate(pictures(12))]
+    assert [sample.dts for sample in fed(packets).of()] == [i * 3600 for i in range(12)]
+
+
+def test_other_time_bases_become_ticks_of_a_90000th() -> None:
+    """A file counts as it likes."""
+    packets = [FakePacket.make(data, i * 512, i * 512) for i, data in enumerate(pictures(10))]
+    for packet in packets:
+        packet.duration = 512
+    assert [sample.dts for sample in fed(packets, time_base=Fraction(1, 12_800)).of()] == [i * 3600 for i in range(10)]
+
+
+def test_what_libav_calls_corrupt_is_damaged() -> None:
+    """And what is too large for a picture is left out, with damage behind it."""
+    data = pictures(6)
+    packets = [FakePacket.make(picture, i * 3600, i * 3600, corrupt=i == 2) for i, picture in enumerate(data)]
+    packets[4] = FakePacket.make(data[4] + bytes([7]) * SAMPLE_BYTES_MAX, 4 * 3600, 4 * 3600)
+    samples = fed(packets).of()
+    assert [(sample.dts // 3600, sample.damaged) for sample in samples] == [(0, False), (1, False), (2, True), (3, False), (5, True)]
+
+
+def test_a_frame_that_libav_held_arrived_when_the_one_before_came_out() -> None:
+    """RTP does not say where a frame ends until the next one begins."""
+    packets = [FakePacket.make(data, i * 3600, i * 3600) for i, data in enumerate(pictures(5))]
+    assert [round(sample.arrival_s / 0.04) for sample in fed(packets, framed=False).of()] == [0, 0, 1, 2, 3]
+    assert [round(sample.arrival_s / 0.04) for sample in fed(packets).of()] == [0, 1, 2, 3, 4]
