@@ -78,22 +78,23 @@ def frail(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LoopDisk]:
         yield made
 
 
-def test_an_acknowledged_append_survives_a_power_cut(frail: LoopDisk, pool: Pool) -> None:
-    """The append is the last thing that happens: no later sync of anything else makes it durable by accident."""
+@pytest.mark.parametrize("batches", [0, 8])
+def test_an_acknowledged_append_survives_a_power_cut(frail: LoopDisk, pool: Pool, batches: int) -> None:
+    """The last thing that happens is an append, or the opening: no later sync of anything else makes it durable by accident."""
     target = ready(frail.path)
     prepare(target)
     appender = target.start_appender(pool)
     open_volume(appender, pool)
-    for i in range(8):
+    for i in range(batches):
         append(appender, block(pool, bytes([i + 1])), offset=(1 + i) * BLOCK_BYTES)
-    assert all(answer.ok for answer in answers(appender, 9))
+    assert all(answer.ok for answer in answers(appender, 1 + batches))
     frail.shut_down()
     assert appender.close(PATIENCE_S)
     assert target.close(PATIENCE_S)
     frail.power_on()
     target = DirectoryTarget("t", frail.path)
     whole = run(target, read_all("t", "j/day/v.mp4", fresh=True))
-    assert whole[: 9 * BLOCK_BYTES] == b"H" * BLOCK_BYTES + b"".join(bytes([i + 1]) * BLOCK_BYTES for i in range(8))
+    assert whole[: (1 + batches) * BLOCK_BYTES] == b"H" * BLOCK_BYTES + b"".join(bytes([i + 1]) * BLOCK_BYTES for i in range(batches))
     assert run(target, list_all("t", "j/.next")) == []
     assert target.close(PATIENCE_S)
 

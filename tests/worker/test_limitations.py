@@ -57,7 +57,9 @@ def test_without_direct_io_it_goes_through_the_page_cache_and_says_so(
             raise OSError(errno.EINVAL, "no O_DIRECT here")
         return really(path, flags, mode)
 
+    dropped: list[int] = []
     monkeypatch.setattr(os, "open", without_direct)
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, length, advice: dropped.append(advice))
     assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
     appender = in_thread.start_appender(pool)
     open_volume(appender, pool)
@@ -65,6 +67,7 @@ def test_without_direct_io_it_goes_through_the_page_cache_and_says_so(
     assert all(answer.ok for answer in answers(appender, 2))
     whole = run(in_thread, read_all("t", "j/day/v.mp4", fresh=True))
     assert whole[: 2 * BLOCK_BYTES] == b"H" * BLOCK_BYTES + b"x" * BLOCK_BYTES
+    assert set(dropped) == {os.POSIX_FADV_DONTNEED}, "a fresh read asks the page cache to forget first"
     assert Limitation.BUFFERED in in_thread.limitations()
     assert appender.close(PATIENCE_S)
 
@@ -114,6 +117,24 @@ def test_without_dsync_every_append_is_followed_by_a_sync_whose_failure_fails_th
     append(appender, block(pool, b"y"), offset=2 * BLOCK_BYTES)
     assert answers(appender, 1)[0].errno == errno.EIO, "a sync that works again proves nothing"
     assert Limitation.NO_DSYNC in in_thread.limitations()
+    assert appender.close(PATIENCE_S)
+
+
+def test_both_directories_are_synced_after_a_volume_got_its_name(
+    in_thread: DirectoryTarget, tmp_path: Path, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most local file systems write all names with any sync; POSIX promises those of the synced directory alone."""
+    happened: list[str] = []
+    link, fsync = os.link, os.fsync
+    monkeypatch.setattr(os, "link", lambda *names: (happened.append("link"), link(*names)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (happened.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
+    assert happened[-1] == str(tmp_path / "j" / ".next")
+    appender = in_thread.start_appender(pool)
+    open_volume(appender, pool)
+    assert answers(appender, 1)[0].ok
+    assert {str(tmp_path / "j" / "day"), str(tmp_path / "j" / ".next")} <= set(happened[happened.index("link") :])
+    assert str(tmp_path / "j") in happened, "where the day's directory was made"
     assert appender.close(PATIENCE_S)
 
 
