@@ -160,7 +160,7 @@ def test_a_clock_that_was_stepped_back_is_kept_apart() -> None:
     footage.add([[f] for f in first.fragments], number=0)
     footage.add([[f] for f in again.fragments], number=1)
     with reader_of(footage) as reader:
-        data, report = exported(reader, ["gate"], 0, 14)
+        data, _ = exported(reader, ["gate"], 0, 14)
     assert decoded(data) == [100, 100]
     assert [p[2] for p in demuxed(data)[0]] == sent(first)
     assert [p[1] // 90_000 for p in demuxed(data)[1]][::25] == [2, 3, 4, 5]
