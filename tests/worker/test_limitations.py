@@ -126,8 +126,17 @@ def test_both_directories_are_synced_after_a_volume_got_its_name(
     """Most local file systems write all names with any sync; POSIX promises those of the synced directory alone."""
     happened: list[str] = []
     link, fsync = os.link, os.fsync
-    monkeypatch.setattr(os, "link", lambda *names: (happened.append("link"), link(*names)))
-    monkeypatch.setattr(os, "fsync", lambda fd: (happened.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd)))
+
+    def linked(path: str, path2: str) -> None:
+        happened.append("link")
+        link(path, path2)
+
+    def synced(fd: int) -> None:
+        happened.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(os, "fsync", synced)
     assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
     assert happened[-1] == str(tmp_path / "j" / ".next")
     appender = in_thread.start_appender(pool)
