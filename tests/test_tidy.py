@@ -30,6 +30,7 @@ LAYERS: Final = (
     ("upkeep", "cluster"),
     ("control",),
     ("recorder", "archive"),
+    ("blocking",),
     ("farm",),
     ("drills", "bench"),
     ("__init__",),
