@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.support.recorder import JOURNAL, Site, init, small_farm
+from tests.support.recorder import JOURNAL, Site, small_farm
 
 import nvrstore
 from nvrstore import events
@@ -40,21 +36,14 @@ def site(tmp_path: Path, farm: Farm) -> Site:
     return Site(tmp_path, farm)
 
 
-async def durable(recorder: nvrstore.Recorder, timeout_s: float = 30.0) -> None:
+async def durable(recorder: nvrstore.Recorder) -> None:
     """Until every stream has something durable."""
-    with anyio.fail_after(timeout_s):
-        while any(stream.durable_until() is None for stream in recorder.streams()):
-            await anyio.sleep(0.05)
+    await until(lambda: all(stream.durable_until() is not None for stream in recorder.streams()))
 
 
-async def state(recorder: nvrstore.Recorder, target: str, *wanted: str, timeout_s: float = 30.0) -> None:
+async def state(recorder: nvrstore.Recorder, target: str, *wanted: str) -> None:
     """Until a target is in one of the wanted states."""
-    with anyio.fail_after(timeout_s):
-        while True:
-            states = {t["target"]: t["state"] for t in recorder.statistics()["journals"][0]["targets"]}
-            if states[target] in wanted:
-                return
-            await anyio.sleep(0.05)
+    await until(lambda: {t["target"]: t["state"] for t in recorder.statistics()["journals"][0]["targets"]}[target] in wanted)
 
 
 async def drained(recorder: nvrstore.Recorder) -> None:
@@ -255,9 +244,7 @@ async def test_dead_cameras_are_states_and_gaps_never_exceptions(site: Site, far
     tables = site.tables()
     tables["stream"].append({"id": "dead", "url": "rtsp://127.0.0.1:1/none"})
     async with nvrstore.Recorder(nvrstore.Config.parse(tables)) as recorder:
-        with anyio.fail_after(20):
-            while recorder.stream("cam0").durable_until() is None or recorder.stream("dead").status().gap is None:
-                await anyio.sleep(0.05)
+        await until(lambda: recorder.stream("cam0").durable_until() is not None and recorder.stream("dead").status().gap is not None)
         status = recorder.stream("dead").status()
         assert status.state == "waiting"
         assert status.reason
@@ -349,9 +336,7 @@ async def test_with_all_targets_gone_the_refuge_keeps_footage_and_gives_it_back(
     async with nvrstore.Recorder(site.config(), make=faulty(made)) as recorder:
         await durable(recorder)
         faults = [target.fail(errno.EIO) for target in made.values()]
-        with anyio.fail_after(20):
-            while not recorder.statistics()["journals"][0]["refuge"]:
-                await anyio.sleep(0.05)
+        await until(lambda: recorder.statistics()["journals"][0]["refuge"])
         await anyio.sleep(2.0)
         for fault in faults:
             fault.remove()
@@ -359,74 +344,6 @@ async def test_with_all_targets_gone_the_refuge_keeps_footage_and_gives_it_back(
         await state(recorder, "b", "synced")
         sent = await anyio.to_thread.run_sync(farm.stop_sending)
         await drained(recorder)
-        with anyio.fail_after(20):
-            while list((site.state / "refuge" / JOURNAL).glob("*/*.mp4")):
-                await anyio.sleep(0.1)
+        await until(lambda: not list((site.state / "refuge" / JOURNAL).glob("*/*.mp4")))
     assert site.lost(sent) == {}
     assert site.differences() == []
-
-
-def test_embedding_changes_nothing_of_the_host(site: Site) -> None:
-    """No signal handler, no interpreter setting, no output, no fork; logging is silent until the host configures it."""
-    program = f"""
-import signal, sys, threading, anyio, nvrstore
-def settings():
-    return [signal.getsignal(n) for n in signal.valid_signals()], sys.getswitchinterval(), threading.stack_size(), sys.excepthook
-async def main():
-    before = settings()
-    async with nvrstore.Recorder(nvrstore.Config.load({str(site.file)!r})) as recorder:
-        await anyio.sleep(1.5)
-        assert before == settings()
-anyio.run(main)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_a_forked_child_is_told_so(site: Site) -> None:
-    """Threads do not survive a fork: the child's copy must not pretend to record."""
-    program = f"""
-import os, anyio, nvrstore
-async def main():
-    async with nvrstore.Recorder(nvrstore.Config.load({str(site.file)!r})) as recorder:
-        pid = os.fork()
-        if pid == 0:
-            try:
-                recorder.statistics()
-            except nvrstore.errors.ForkedError:
-                os._exit(7)
-            os._exit(1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-anyio.run(main)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_the_end_of_the_process_does_not_wait_for_a_stuck_worker(site: Site) -> None:
-    """SIGSTOP stands for a worker in the kernel: the recorder still ends in order and in time."""
-    from tests.support.recorder import Process
-
-    process = Process(site)
-    stopped: list[int] = []
-    try:
-        process.wait_recording(2)
-        stopped = process.workers()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        start = time.monotonic()
-        status = process.end(signal.SIGTERM, timeout_s=15)
-        assert time.monotonic() - start < 10
-        assert status == 0
-    finally:
-        for pid in stopped:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-
-def test_init_makes_a_target(tmp_path: Path) -> None:
-    """The helper of these tests does what `nvrstore target init` does."""
-    init(tmp_path / "t")
-    assert (tmp_path / "t" / "target.json").exists()

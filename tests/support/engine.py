@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from nvrstore.replicate.contract import JournalSpec
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.intake import Intake
 from nvrstore.replicate.port import Port
+from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.memory import MemoryTarget
 from nvrstore.targets.pool import Pool
 
@@ -219,3 +221,24 @@ class Camera:
     def _hand_over(self, rig: Rig, fragment: Fragment) -> None:
         rig.intake.put(fragment)
         self.put.add((self.track.stream, fragment.session, fragment.index))
+
+
+def failing(*verbs: Verb, code: int = errno.EIO) -> Callable[[Request], int]:
+    """A fault of a target: these verbs fail."""
+    return lambda request: code if request.verb in verbs else 0
+
+
+def volumes(rig: Rig, target: str) -> dict[str, bytes]:
+    """What is durable of each volume on a target."""
+    files = rig.targets[target].files.files
+    return {path: file.read(0, 1 << 30, fresh=True) for path, file in files.items() if path.endswith(".mp4")}
+
+
+def started(rig: Rig, *cameras: str, seconds: float = 3.0) -> Rig:
+    """Cameras that record, targets that are synced."""
+    for name in cameras or ("gate", "yard"):
+        rig.camera(name)
+    rig.run(seconds)
+    rig.sync()
+    rig.run(0.2)
+    return rig

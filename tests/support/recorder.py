@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import anyio
 
 import nvrstore
 from nvrstore.drills.account import Account, differences, take_account
@@ -109,6 +111,13 @@ class Site:
         return found
 
 
+async def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
+    """Wait until something holds that can only be asked for."""
+    with anyio.fail_after(timeout_s):
+        while not holds():  # noqa: ASYNC110 - there is nothing to wait on: a snapshot is asked for again
+            await anyio.sleep(0.05)
+
+
 def init(path: Path) -> None:
     """Make a directory a target."""
     target = DirectoryTarget(path.name, path)
@@ -122,7 +131,7 @@ class Process:
     """`nvrstore record --json` in a process of its own; events are collected as they come."""
 
     def __init__(self, site: Site, *arguments: str) -> None:
-        command = [sys.executable, "-m", "nvrstore", "record", str(site.file), "--json", *arguments]
+        command = [*self.command(site), *arguments]
         self.events: list[dict[str, Any]] = []
         self._condition = threading.Condition()
         self._errors: list[str] = []
@@ -130,6 +139,11 @@ class Process:
         self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_errors)]
         for thread in self._threads:
             thread.start()
+
+    @staticmethod
+    def command(site: Site) -> list[str]:
+        """What is run."""
+        return [sys.executable, "-m", "nvrstore", "record", str(site.file), "--json"]
 
     @property
     def pid(self) -> int:

@@ -66,7 +66,12 @@ def volume_path(header: VolumeHeader) -> str:
     """The path of the volume that begins with `header`. Every member keeps its copy under the same one."""
     made = datetime.fromtimestamp(header.created_ns // NS_PER_S, UTC)
     name = f"t{header.epoch.term:04d}-{writer_tag(header.session)}.l{header.lane}.v{header.number:06d}{VOLUME_SUFFIX}"
-    return f"{journal_dir(header.journal)}/{made:%Y-%m-%d}/{made:%H-%M-%S}Z.{name}"
+    return f"{volume_day(header.journal, header.created_ns)}/{made:%H-%M-%S}Z.{name}"
+
+
+def volume_day(journal: str, utc_ns: int) -> str:
+    """The folder of volumes that are made at `utc_ns`."""
+    return f"{journal_dir(journal)}/{datetime.fromtimestamp(utc_ns // NS_PER_S, UTC):%Y-%m-%d}"
 
 
 def parse_volume_path(path: str) -> VolumeName | None:

@@ -385,8 +385,6 @@ class Lane:
         self._prepared.drop()
         self._ended = True
 
-    # --- for status and upkeep
-
     def paths_in_use(self) -> list[str]:
         """Volumes that upkeep must not touch."""
         return [volume.path for volume in self.volumes()]

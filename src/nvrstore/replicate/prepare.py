@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
-from nvrstore.journal.names import next_path
+from nvrstore.journal.names import next_path, volume_day
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Port
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Verb
@@ -37,7 +37,7 @@ class Preparer:
         self, port: Port, journal: str, *, session: int, post: Callable[[Callable[[], None]], None], on_full: Callable[[], None]
     ) -> None:
         self._port, self._journal, self._session = port, journal, session
-        self._post, self._on_full = post, on_full
+        self._post, self._on_full, self._utc_ns = post, on_full, utc_ns
         self._path: str | None = None
         self.length = 0
         self._asked: str | None = None
@@ -55,6 +55,9 @@ class Preparer:
             return
         path = next_path(self._journal, f"{self._session:016x}-{self._generation}-{secrets.token_hex(8)}")
         self._asked, self.length = path, length
+        # The day's folder too, while there is room: opening a volume on a full disk must not need any.
+        day_path = volume_day(self._journal, self._utc_ns())
+        self._port.target.keeper.submit(Request(Verb.MKDIR, path=day_path))
         future = self._port.target.keeper.submit(Request(Verb.PREPARE, path=path, length=length))
         future.add_done_callback(lambda done: self._post(lambda: self._prepared(path, done, now_s)))
 
@@ -112,6 +115,7 @@ class Preparers:
                 session=spec.session,
                 post=host.post,
                 on_full=lambda: host.observer.needs_space(spec.name, target),
+                utc_ns=host.clock.utc_ns,
             )
         return found
 
