@@ -2,6 +2,7 @@
 
     ArchiveCore.configured(config)         what a configuration names, its catalog, the refuge on the state disk
     ArchiveCore.of_directories({...})      target directories alone, without a configuration or a catalog
+    ArchiveCore.of_volume(path)            one volume file, wherever it lies
 
 Needs no running recorder and hinders none: keepers of its own, no lock, nothing written. Every method may wait for targets,
 within bounds, and may be called from any thread. `close` ends its workers.
@@ -26,7 +27,7 @@ from nvrstore.model import Gap, Mark, Media
 from nvrstore.playback.copies import Copies
 from nvrstore.playback.export import ExportProgress, ExportReport, Sink, export, export_file
 from nvrstore.playback.follow import Follower
-from nvrstore.playback.library import Library
+from nvrstore.playback.library import FileLibrary, Library
 from nvrstore.playback.reader import FootageReader, Piece
 from nvrstore.playback.verify import VerifyProgress, VerifyReport, list_copies, verify
 from nvrstore.targets.contract import Target
@@ -47,11 +48,15 @@ class ArchiveCore:
         catalog: Path | None,
         *,
         streams: Sequence[str] = (),
+        volume: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`streams` are known although nothing may be stored of them yet."""
+        """`streams` are known although nothing may be stored of them yet; `volume` is the only file that counts."""
         self.copies: Final = Copies(targets, clock=clock)
-        self.library: Final = Library(catalog, self.copies, clock=clock)
+        self._volume: Final = volume
+        self.library: Final = (
+            Library(catalog, self.copies, clock=clock) if volume is None else FileLibrary(volume, self.copies, clock=clock)
+        )
         self.reader: Final = FootageReader(self.library, self.copies)
         self._configured: Final = frozenset(streams)
 
@@ -74,6 +79,11 @@ class ArchiveCore:
     def of_directories(cls, directories: Mapping[str, Path]) -> ArchiveCore:
         """Target directories by name."""
         return cls({name: DirectoryTarget(name, path) for name, path in directories.items()}, None)
+
+    @classmethod
+    def of_volume(cls, path: Path) -> ArchiveCore:
+        """A volume file: its directory needs not be a target."""
+        return cls({str(path.parent): DirectoryTarget(str(path.parent), path.parent)}, None, volume=path.name)
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:
         """End the workers in order; False when any had to be left behind."""
@@ -149,7 +159,15 @@ class ArchiveCore:
         for name in names:
             if name not in self.copies.targets:
                 raise UsageError(f"there is no target {name!r}", hint=f"the configuration names {', '.join(sorted(self.copies.targets))}")
+        if self._volume is not None:
+            held = {target: self.copies.size(target, self._volume) for target in names}
+            return verify(self.copies, {self._volume: held}, reference=reference, on_progress=on_progress)
+        before = {volume.volume_id for volume in self.catalog.volumes()}
         sizes, unreachable = list_copies(self.copies, names)
-        known = [volume for volume in self.catalog.volumes() if any(copy.target in names for copy in volume.copies)]
-        known = [replace(volume, copies=tuple(copy for copy in volume.copies if copy.target in names)) for volume in known]
+        # Promised before and after the listing: what a running recorder began or pruned meanwhile is neither missing nor damaged.
+        known = [
+            replace(volume, copies=tuple(copy for copy in volume.copies if copy.target in names))
+            for volume in self.catalog.volumes()
+            if volume.volume_id in before
+        ]
         return verify(self.copies, sizes, known=known, unreachable=unreachable, reference=reference, on_progress=on_progress)

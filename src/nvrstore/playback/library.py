@@ -3,7 +3,7 @@
     a recorder runs        the catalog alone: it is at most a second behind
     none runs, it is whole the catalog alone
     none runs, it is not   catalog + overlay in memory: volumes that it does not know, or that were open when the recorder died
-    there is no catalog    overlay alone: a rebuild that nobody keeps
+    there is no catalog    overlay alone: a rebuild that nobody keeps; the same where it cannot be read
 
 `Library.reader()` gives the right one of the four each time it is asked. `rebuild` makes the file again, `refresh`
 completes the one of a running recorder. Nothing on a target is changed by any of them.
@@ -33,13 +33,14 @@ from nvrstore.catalog.rebuild import (
     Removed,
     Scan,
     Stranger,
+    adoption,
     look_through,
     record,
 )
 from nvrstore.catalog.store import Catalog
 from nvrstore.catalog.writer import open_database
 from nvrstore.clock import SYSTEM_CLOCK, Clock
-from nvrstore.errors import CatalogError, TargetError, UsageError
+from nvrstore.errors import CatalogError, FormatError, TargetError, UsageError
 from nvrstore.journal.scan import ScanResult
 from nvrstore.playback.copies import Copies
 from nvrstore.telemetry import get_logger
@@ -59,7 +60,8 @@ class Library:
         self._overlay_s = overlay_s
         self._lock = threading.Lock()
         self._reader: CatalogReader | None = None
-        self._file: tuple[int, int] | None = None  # which file the reader reads
+        self._file: tuple[int, int] | None = None  # which file lies at the path
+        self._readable = False  # it is a catalog
         self._readers: list[CatalogReader] = []  # all that were handed out
         self._overlay: sqlite3.Connection | None = None
         self._overlays: list[sqlite3.Connection] = []
@@ -68,14 +70,15 @@ class Library:
         self.outcome: Outcome | None = None  # of the last look at the targets
 
     def reader(self) -> CatalogReader:
-        """The reader to ask now. It stays usable until the library is closed. Raises `CatalogError` for a file that cannot be read."""
+        """The reader to ask now. It stays usable until the library is closed. Raises what a look at the targets raises."""
         with self._lock:
             file = _identity(self.path)
             if self._reader is None or file != self._file:
                 self._file = file
+                self._readable = file is not None and self._is_readable()
                 self._reader = self._open(None)
                 self._drop_overlay()
-            lacking = file is None or (self._reader.needs_refresh and not self._reader.writer_alive)
+            lacking = not self._readable or (self._reader.needs_refresh and not self._reader.writer_alive)
             if not lacking and self._overlay is not None:
                 self._reader = self._open(None)  # a recorder runs again: its catalog knows more than the overlay
                 self._drop_overlay()
@@ -101,9 +104,17 @@ class Library:
             self._overlays.clear()
 
     def _open(self, overlay: sqlite3.Connection | None) -> CatalogReader:
-        reader = CatalogReader(None if self._file is None else self.path, overlay, lock=self._overlay_lock)
+        reader = CatalogReader(self.path if self._readable else None, overlay, lock=self._overlay_lock)
         self._readers.append(reader)
         return reader
+
+    def _is_readable(self) -> bool:
+        try:
+            CatalogReader(self.path).close()
+        except CatalogError as error:
+            log.warning("catalog.unread", path=str(self.path), problem=error.message)
+            return False
+        return True
 
     def _look(self, reader: CatalogReader) -> CatalogReader:
         """Bring into the overlay what the file lacks; what the overlay knows from the last time is not scanned again."""
@@ -125,6 +136,26 @@ class Library:
     def _drop_overlay(self) -> None:
         # Readers that were handed out may still ask it: it is closed with them.
         self._overlay = None
+
+
+class FileLibrary(Library):
+    """One volume file is all there is."""
+
+    def __init__(self, file: str, copies: Copies, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        super().__init__(None, copies, clock=clock)
+        self._volume = file
+
+    def _look(self, reader: CatalogReader) -> CatalogReader:
+        if self._overlay is not None:
+            return reader  # read once: it is a file, not a recording
+        self._overlay = in_memory()
+        self._overlays.append(self._overlay)
+        (target,) = self.copies.targets
+        result = self.copies.scan(target, self._volume, self.copies.size(target, self._volume), fresh=False)
+        if result.header is None:
+            raise FormatError(result.problem, path=self._volume)
+        record(self._overlay, adoption(result.header, self._volume, {target: result}))
+        return self._open(self._overlay)
 
 
 def drive(steps: LookThrough, copies: Copies) -> Generator[Finding, None, Outcome]:

@@ -10,6 +10,7 @@ nor is a lawful erasure; that closed copies differ, or that one lacks what the c
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from nvrstore.catalog.rebuild import FileEntry, ListDir, adoption, volume_files
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
 from nvrstore.checksum import Buffer, crc32c_reference
-from nvrstore.errors import TargetError
+from nvrstore.errors import TargetError, TargetIOError
 from nvrstore.journal.layout import BATCH_FIXED, CRC, PRFT, UUID_HEAD
 from nvrstore.journal.model import Batch, Damage, DamageKind, FragmentEntry, VolumeHeader
 from nvrstore.journal.scan import ScanResult
@@ -175,7 +176,7 @@ class _Volume:
         except TargetError as error:
             if self.copies.avoided(target):
                 self.total.unreachable[target] = error.message
-            else:
+            elif not (isinstance(error, TargetIOError) and error.errno == errno.ENOENT):  # retention took it since it was listed
                 self._found(target, "unreadable", 0, size, detail=error.message)
             return None
 
