@@ -12,7 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.support.recorder import JOURNAL, Site, small_farm
+from tests.support.recorder import JOURNAL, Site, small_farm, until
 
 import nvrstore
 from nvrstore import events

@@ -34,7 +34,14 @@ class Preparer:
     """Keeps one prepared file for one lane on one target."""
 
     def __init__(
-        self, port: Port, journal: str, *, session: int, post: Callable[[Callable[[], None]], None], on_full: Callable[[], None]
+        self,
+        port: Port,
+        journal: str,
+        *,
+        session: int,
+        post: Callable[[Callable[[], None]], None],
+        on_full: Callable[[], None],
+        utc_ns: Callable[[], int],
     ) -> None:
         self._port, self._journal, self._session = port, journal, session
         self._post, self._on_full, self._utc_ns = post, on_full, utc_ns
