@@ -61,6 +61,7 @@ SESSION_STEADY_S: Final = 30.0  # a session that lasted this long was no flap: t
 KEYFRAME_WAIT_S: Final = 10.0  # recording begins at a keyframe if one comes within this (smart codecs: 10 s apart), else anyway
 CONNECTS_MAX: Final = 32  # sessions that connect at the same time: opening decodes a picture, and a switch brings all cameras back at once
 INGEST_TICK_S: Final = 0.2  # the ingest thread looks this often for what is due: reconnects, silence, fragments to close
+SOURCES_STUCK_MAX: Final = 2  # per stream, left behind in the kernel: a camera that hangs threads for ever costs two
 PACKET_WAIT_S: Final = 0.05  # packets wait so long to be handled together: Python runs best on many at once
 PACKETS_WAITING_MAX: Final = 8192  # then readers wait: two seconds of 160 streams, 160 MB at 20 KB each
 PRE_EVENT_BYTES_MAX: Final = 32 * MIB  # per stream: 10 s at 25 Mbit/s

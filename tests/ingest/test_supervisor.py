@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from tests.support.ingest import Book, Puppet, Puppets, Stage
-from tests.support.media import AUDIO_CONFIG
+from tests.support.media import AUDIO_CONFIG, VIDEO_CONFIG
 
 from nvrstore.clock import ManualClock
 from nvrstore.config import StreamConfig
@@ -16,7 +16,7 @@ from nvrstore.ingest.contract import Endpoint
 from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.status import StreamState
 from nvrstore.ingest.taps import Tap
-from nvrstore.limits import BACKOFF_REFUSED_S_MIN, BACKOFF_S_MAX, CONNECTS_MAX, STOP_S
+from nvrstore.limits import BACKOFF_REFUSED_S_MIN, BACKOFF_S_MAX, CONNECTS_MAX, SOURCES_STUCK_MAX, STOP_S
 from nvrstore.model import NS_PER_S, Cause, FragmentFlag, Gap, Media, Sample
 
 
@@ -186,6 +186,43 @@ def test_a_source_that_is_stuck_is_left_behind_and_not_heard_any_more() -> None:
     assert stage.supervisor.status().stuck == 0
     assert stage.supervisor.stop()
     stage.book.check()
+
+
+def test_sources_that_are_left_behind_are_bounded() -> None:
+    """A camera that hangs every thread costs a few of them, not one per try; when one comes back, the next try follows."""
+    stage = Stage(silence_s=1.0)
+    stage.puppets.stuck = True
+    stage.run(600, step_s=0.2)
+    assert len(stage.puppets.made) == stage.supervisor.status().stuck == SOURCES_STUCK_MAX
+    stage.puppets.made[0].ended = True
+    stage.run(60, step_s=0.2)
+    assert len(stage.puppets.made) == SOURCES_STUCK_MAX + 1
+    stage.supervisor.stop()
+
+
+def test_a_stream_that_is_removed_and_added_again_goes_on_counting() -> None:
+    """A fragment's identity (stream, session, index) is never used twice, nor the name of a run."""
+    clock, puppets, book = ManualClock(), Puppets(), Book()
+    ingest = Ingest(7, clock=clock, engines=puppets.engines())
+    ingest._thread = threading.current_thread()  # the test plays the ingest thread
+    for life in range(3):
+        ingest.add(StreamConfig(id="gate", url="rtsp://10.0.0.5/main"), book)
+        ingest._tick()
+        puppets.last.receiver.on_track(VIDEO_CONFIG)
+        for frame in range(30):
+            clock.advance(0.04)
+            pts = frame * 3600
+            sample = Sample(Media.VIDEO, b"picture", pts, pts, frame == 0, clock.utc_ns(), clock.monotonic_s())
+            puppets.last.receiver.on_sample(sample)
+        assert ingest.remove("gate")
+        assert book.samples() == 30 * (life + 1)
+        clock.advance(60)
+    book.check()
+    assert len(book.runs()) == 3
+    assert [gap.cause for gap in book.gaps()] == [Cause.POLICY, Cause.POLICY]
+    assert all(gap.end_ns is not None and gap.end_ns - gap.start_ns > 59 * NS_PER_S for gap in book.gaps())
+    ingest._thread = None
+    ingest.stop()
 
 
 def test_stopping_is_bounded_and_says_when_a_source_is_stuck() -> None:

@@ -50,7 +50,7 @@ class StreamGaps:
         current = self.open_gap
         if current is None:
             return [self._begin(cause, detail, self._end_ns)]
-        if current.cause is Cause.RECORDER:  # the recorder is up again: from its start on it is the camera's
+        if current.cause in (Cause.RECORDER, Cause.POLICY):  # we are up again, and willing: from the start on it is the camera's
             closed = self._close_all(max(current.start_ns, self._start_ns))
             return [*closed, self._begin(cause, detail, max(current.start_ns, self._start_ns))]
         if (current.cause is Cause.REFUSED) is not (cause is Cause.REFUSED):

@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import StreamConfig
 from nvrstore.errors import ClosedError, UsageError
-from nvrstore.events import Event
+from nvrstore.events import Event, GapOpened
 from nvrstore.ingest.contract import Intake, SourceFactory
 from nvrstore.ingest.engines import default_engines
 from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
 from nvrstore.limits import CONNECTS_MAX, FRAGMENT_S, INGEST_TICK_S, STOP_S
-from nvrstore.model import NS_PER_S, Gap
+from nvrstore.model import NS_PER_S, Cause, Gap, new_id
 from nvrstore.telemetry import get_logger
 
 _log = get_logger("ingest.group")
@@ -52,12 +52,17 @@ class Ingest:
         self._lock = threading.Lock()
         self._streams: dict[str, Supervisor] = {}
         self._removed: list[Supervisor] = []  # whose sources are stuck
+        self._ended: dict[str, Supervisor] = {}  # by id, the last one that was removed: identities are never used twice
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def add(self, config: StreamConfig, intake: Intake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = FRAGMENT_S) -> Supervisor:
-        """Record a stream from now on. Raises `UsageError` for an id that is in use, `ClosedError` after `stop`."""
+        """Record a stream from now on. Raises `UsageError` for an id that is in use, `ClosedError` after `stop`.
+
+        `open_gaps` were written down by the caller. A stream that was removed before goes on where it ended: the time between is a gap.
+        """
+        before = self._ended.get(config.id)
         supervisor = Supervisor(
             config,
             intake,
@@ -68,6 +73,7 @@ class Ingest:
             resolve=self._resolve,
             on_event=self._on_event,
             fragment_s=fragment_s,
+            first_index=before.next_index if before is not None else None,
         )
         with self._lock:
             if self._stopping:
@@ -78,7 +84,12 @@ class Ingest:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="nvrstore-ingest", daemon=True)
                 self._thread.start()
-        supervisor.start(open_gaps)
+        gaps = list(open_gaps)
+        if before is not None and before.end_ns is not None and not gaps:
+            gaps = [Gap(new_id(), config.id, Cause.POLICY, before.end_ns, None, "the stream was not configured, or changed")]
+            intake.record(gaps[0].record())
+            self._on_event(GapOpened(utc_ns=self._clock.utc_ns(), gap=gaps[0]))
+        supervisor.start(gaps)
         self._wake.set()
         return supervisor
 
@@ -87,8 +98,10 @@ class Ingest:
         with self._lock:
             supervisor = self._streams.pop(stream)
         gone = supervisor.stop(timeout_s)
-        if not gone:
-            with self._lock:
+        with self._lock:
+            self._ended[stream] = supervisor
+            self._removed = [other for other in self._removed if other.status().stuck]
+            if not gone:
                 self._removed.append(supervisor)
         return gone
 

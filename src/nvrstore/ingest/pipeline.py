@@ -11,7 +11,8 @@ Invariant: a sample that comes in is put out in a fragment, or lies in a gap tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import secrets
+from collections.abc import Callable, Iterable, Mapping
 
 from nvrstore.config import RecordMode
 from nvrstore.events import Event, GapClosed, GapOpened
@@ -44,13 +45,16 @@ class Pipeline:
         fragment_s: float = FRAGMENT_S,
         segment_s: float = SEGMENT_S,
         open_gaps: Iterable[Gap] = (),
+        first_index: Mapping[Media, int] | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self.stream, self.name, self.session = stream, name, session
         self._intake = intake
         self._tell = tell
         self._fragment_s, self._segment_s = fragment_s, segment_s
-        self._timeline = Timeline(stream, session)
+        # A stream that was removed and added again in one session goes on counting; its runs get names of their own.
+        self.next_index: dict[Media, int] = dict(first_index or {})
+        self._timeline = Timeline(stream, secrets.randbits(64) if first_index else session)
         self._fragmenters: dict[Media, Fragmenter] = {}
         self._gate = Gate(stream, mode_at, pre_event_s=pre_event_s)
         self._gaps = StreamGaps(stream, start_ns, open_gaps=open_gaps)
@@ -74,7 +78,12 @@ class Pipeline:
         self._intake.declare(TrackKey(self.stream, media), self.name, config)
         if known is None:
             self._fragmenters[media] = Fragmenter(
-                TrackKey(self.stream, media), config, self.session, fragment_s=self._fragment_s, segment_s=self._segment_s
+                TrackKey(self.stream, media),
+                config,
+                self.session,
+                fragment_s=self._fragment_s,
+                segment_s=self._segment_s,
+                index=self.next_index.get(media, 0),
             )
         else:
             self._stored(known.configure(config))
@@ -127,8 +136,9 @@ class Pipeline:
         self._placed(placements)
         for run in runs:
             self._intake.record(run.record())
-        for fragmenter in self._fragmenters.values():
+        for media, fragmenter in self._fragmenters.items():
             self._stored(fragmenter.flush())
+            self.next_index[media] = fragmenter.next_index
         self._changed(self._gaps.mended(self._gaps.end_ns))
         self._changed(self._gate.close())
 

@@ -170,8 +170,9 @@ class PyavSource:
             self._break(error)
         try:
             self._receiver.on_ended(self._error)
-        finally:
-            self._over.set()
+        except Exception as error:  # noqa: BLE001  # as above: the handler serves the others
+            self._unexpected(error)
+        self._over.set()
 
     def _break(self, error: Exception) -> None:
         self._broken = True

@@ -9,7 +9,8 @@ the host's loop, and nothing waits for a camera. A session that is told to end i
 a frame, and the socket may hold more.
 
 Invariant: at most one session is heard, and a new one begins only when the source of the last one has ended, or was
-left behind after STOP_S and counted: many cameras take only a few clients.
+left behind after STOP_S and counted: many cameras take only a few clients. With SOURCES_STUCK_MAX of them left behind
+there is no next one until one of them comes back.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from nvrstore.ingest.errors import cause_of
 from nvrstore.ingest.pipeline import Pipeline
 from nvrstore.ingest.status import Rates, StreamState, StreamStatus
 from nvrstore.ingest.taps import Tap
-from nvrstore.limits import FRAGMENT_S, STOP_S
+from nvrstore.limits import FRAGMENT_S, SOURCES_STUCK_MAX, STOP_S
 from nvrstore.model import Gap, Mark, Media, Sample, TrackConfig
 from nvrstore.telemetry import get_logger
 
@@ -62,12 +63,15 @@ class Supervisor:
         resolve: ResolveStream = resolve_configured,
         on_event: Callable[[Event], None] = lambda _: None,
         fragment_s: float = FRAGMENT_S,
+        first_index: Mapping[Media, int] | None = None,
         random: Random | None = None,
     ) -> None:
         self.config = config
         self._intake, self._session_id, self._clock, self._engines = intake, session, clock, engines
         self._local, self._resolve, self._on_event = local, resolve, on_event
         self._fragment_s = config.fragment_s or fragment_s
+        self.next_index: Mapping[Media, int] = first_index or {}  # of samples, for whoever goes on with this stream after `stop`
+        self.end_ns: int | None = None  # where its footage ended, likewise
         self._backoff = Backoff(random or Random())
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
@@ -99,6 +103,7 @@ class Supervisor:
                 fragment_s=self._fragment_s,
                 segment_s=config.segment_s,
                 open_gaps=open_gaps,
+                first_index=self.next_index,
                 tell=self._on_event,
             )
             self._pipeline.taps = self._taps
@@ -127,6 +132,8 @@ class Supervisor:
                 self._abandon()
             if self._pipeline is not None:
                 self._pipeline.close()
+                self.next_index = self._pipeline.next_index
+                self.end_ns = self._pipeline.end_ns
                 self._pipeline = None
             self._sweep()
             return not self._stuck
@@ -144,7 +151,7 @@ class Supervisor:
         """Since when a session is due, or None."""
         with self._lock:
             waits = self._state in (StreamState.WAITING, StreamState.REFUSED) and now_s >= self._due_s
-            return self._due_s if waits else None
+            return self._due_s if waits and len(self._stuck) < SOURCES_STUCK_MAX else None
 
     @property
     def connecting(self) -> bool:

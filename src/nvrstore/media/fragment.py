@@ -91,6 +91,7 @@ class Fragmenter:
         fragment_s: float = FRAGMENT_S,
         fragment_bytes_max: int = FRAGMENT_BYTES_MAX,
         segment_s: float = SEGMENT_S,
+        index: int = 0,
     ) -> None:
         self.track: Final = track
         self.session: Final = session
@@ -98,7 +99,7 @@ class Fragmenter:
         self._fragment_s, self._segment_s = fragment_s, segment_s
         self._fragment_bytes_max = fragment_bytes_max
         self._close_s = CLOSE_FACTOR * fragment_s
-        self._index = 0
+        self._index = index  # where an earlier fragmenter of the same track and session ended
         # the open fragment; `_last` is the sample in it whose duration is not known yet
         self._data: list[bytes] = []
         self._entries: list[int] = []
