@@ -195,6 +195,18 @@ def test_verify_says_when_a_target_is_away(run: Run, place: Place) -> None:
     assert "not checked: b" in ran.err
 
 
+def test_ls_does_not_call_an_archive_empty_that_it_could_not_look_at(run: Run, place: Place) -> None:
+    """Without a catalog, and with targets away: a warning for each; with all of them away status 3."""
+    (place.root / "state" / CATALOG_FILE).unlink()
+    (place.root / "b").rename(place.root / "elsewhere")
+    ran = run("ls", place.config)
+    assert (ran.status, "'b' did not answer" in ran.err, "gate" in ran.out) == (0, True, True)
+    (place.root / "a").rename(place.root / "elsewhere too")
+    ran = run("ls", place.config)
+    assert ran.status == 3
+    assert "no target answered" in ran.err
+
+
 def test_the_catalog_is_rebuilt_and_answers_as_before(run: Run, place: Place) -> None:
     """Deleted, rebuilt from the targets alone: the same output, word for word."""
     whats = ("streams", "volumes", "spans", "gaps", "marks", "coverage")

@@ -17,9 +17,9 @@ import typer
 
 from nvrstore.catalog.query import END_OF_TIME_NS
 from nvrstore.catalog.views import SpanInfo, StreamInfo, TrackInfo, VolumeInfo
-from nvrstore.cli.common import JsonFlag, human_bytes, human_s, iso, parse_time, print_json, say, show_table
+from nvrstore.cli.common import JsonFlag, human_bytes, human_s, iso, parse_time, print_json, say, show_table, warn
 from nvrstore.cli.stored import From, Place, To, archive_at
-from nvrstore.errors import UsageError
+from nvrstore.errors import TargetUnavailableError, UsageError
 from nvrstore.model import NS_PER_S, Gap, Mark
 from nvrstore.playback.core import ArchiveCore
 
@@ -51,6 +51,11 @@ def command(
         raise UsageError("the end lies before the start")
     with archive_at(place) as archive:
         found = _ask(archive, what, stream or None, start_ns, end_ns, totals=totals)
+        away = archive.library.unreachable()
+        for target in away:
+            warn(f"target {target!r} did not answer: what only it holds is not listed")
+        if not found and len(away) == len(archive.copies.targets):
+            raise TargetUnavailableError("no target answered, and there is no catalog", target=", ".join(away))
     if as_json:
         print_json({str(what): [_plain(item) for item in found]})
         return

@@ -86,6 +86,11 @@ class Library:
                 self._reader = self._look(self._reader)
             return self._reader
 
+    def unreachable(self) -> tuple[str, ...]:
+        """Targets whose answer is missing from what `reader` says; none while the catalog alone answers."""
+        with self._lock:
+            return () if self._overlay is None or self.outcome is None else self.outcome.unreachable
+
     @property
     def recording(self) -> bool:
         """Whether a recorder writes the catalog now."""
