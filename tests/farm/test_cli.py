@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def test_a_signal_stops_it_in_order(number: int) -> None:
         assert farm.process.wait(20) == 0
     assert report["event"] == "farm.stopped"
     assert report["streams"][0]["ranges"] == [[0, len(units) - 1]]
+
+
+@pytest.mark.slow
+def test_a_farm_that_was_stopped_does_not_catch_up() -> None:
+    """SIGSTOP for three seconds: the frames of that time do not exist, and nothing comes in a burst."""
+    with farm_process("--streams", "1") as farm, RtspClient(farm.url(0)) as client:
+        client.play()
+        units = client.units(10)
+        farm.process.send_signal(signal.SIGSTOP)
+        threading.Event().wait(3.0)
+        farm.process.send_signal(signal.SIGCONT)
+        while units[-1].timestamp - units[0].timestamp < 2 * 90_000:
+            units.append(client.unit())
+    assert check_access_units(unit.data for unit in units).whole
+    assert len(units) < 100
 
 
 def test_a_script_and_a_login_come_from_the_command_line(tmp_path: Path) -> None:

@@ -117,6 +117,21 @@ def test_an_orderly_disconnect_delivers_everything_that_was_sent(small: FarmConf
     assert check_access_units(unit.data for unit in units).ranges == sent.ranges
 
 
+def test_an_orderly_disconnect_writes_the_backlog_first(small: FarmConfig) -> None:
+    """A slow client that is disconnected still gets everything that was made for it."""
+    config = replace(small, send_buffer_bytes=4096, streams=2)
+    with Farm(config) as farm, RtspClient(farm.url(0), receive_buffer_bytes=4096) as slow, RtspClient(farm.url(1)) as quick:
+        slow.play()
+        quick.play()
+        quick.units(100)
+        farm.act(Act("disconnect", (0,)))
+        units = slow.to_the_end()
+        sent = farm.sent(0)
+    assert check_access_units(unit.data for unit in units).ranges == sent.ranges
+    assert sent.made > 60
+    assert sent.dropped == 0
+
+
 def test_streams_start_at_different_instants() -> None:
     """Many cameras do not send at the same moment, and key units are spread over the GOP: no herd of large frames."""
     config = FarmConfig(streams=40, width=64, height=64, bitrate_bps=64_000, fps=25, gop=25)

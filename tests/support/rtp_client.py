@@ -89,6 +89,7 @@ class RtspClient:
         self._cseq = 0
         self._buffer = b""
         self._video: list[RtpPacket] = []
+        self._last: RtpPacket | None = None
         self._udp: list[socket.socket] = _udp_sockets() if udp else []
 
     def __enter__(self) -> Self:
@@ -221,7 +222,11 @@ class RtspClient:
         """The next video packet."""
         while not self._video:
             self._pump()
-        return self._video.pop(0)
+        packet = self._video.pop(0)
+        if self._last is not None and packet.ssrc == self._last.ssrc:
+            self.lost += (packet.seq - self._last.seq - 1) & 0xFFFF
+        self._last = packet
+        return packet
 
     def unit(self) -> AccessUnit:
         """The next access unit of which every packet came. Raises `EOFError` at the end of the connection."""
@@ -232,10 +237,8 @@ class RtspClient:
                 packet = self.packet()
                 if packets and packet.timestamp != packets[-1].timestamp:  # the end of the last one was lost
                     self.broken += 1
-                    self.lost += (packet.seq - packets[-1].seq - 1) & 0xFFFF
                     packets, whole = [], True
                 if packets and packet.seq != (packets[-1].seq + 1) & 0xFFFF:
-                    self.lost += (packet.seq - packets[-1].seq - 1) & 0xFFFF
                     whole = False
                 packets.append(packet)
             unit = AccessUnit(packets[0].timestamp, packets[0].seq, packets[-1].seq, packets[0].ssrc)

@@ -14,11 +14,11 @@ from __future__ import annotations
 import errno
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
-from typing import Literal, Self
+from typing import Final, Literal, Self, TypeVar
 from urllib.parse import quote
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
@@ -35,8 +35,9 @@ from nvrstore.farm.server import Server, ServerConfig
 from nvrstore.farm.stamp import STREAM_MAX
 from nvrstore.farm.studio import Studio, StudioConfig
 
-CLOSE_S = 5.0
-AUDIO_HZ = {"aac": 16_000, "pcma": 8_000}
+T = TypeVar("T")
+CLOSE_S: Final = 5.0
+AUDIO_HZ: Final = {"aac": 16_000, "pcma": 8_000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,13 @@ class Farm:
             raise ClosedError("the farm has not been started", hint="use it as a context manager: `with Farm(...) as farm:`")
         return self._server
 
+    def _ask(self, function: Callable[[], T]) -> T:
+        """Run `function` in the farm's thread."""
+        server = self._running
+        if self._thread is None or not self._thread.is_alive():
+            raise ClosedError("the farm has ended")
+        return server.call(function).result(CLOSE_S)
+
     @property
     def port(self) -> int:
         """The TCP port of all streams."""
@@ -193,7 +201,7 @@ class Farm:
         camera = server.studio.cameras[f"cam{stream}"]
         if self._thread is None or not self._thread.is_alive():
             return camera.sent()
-        return server.call(camera.sent).result(CLOSE_S)
+        return self._ask(camera.sent)
 
     def act(self, act: Act) -> None:
         """Let something happen now (`at_s` and `every_s` are not looked at). Raises `UsageError` where it cannot."""
@@ -204,7 +212,7 @@ class Farm:
             looks = [camera.look for camera in server.studio.cameras.values()]
             for spec in {act.changed(look.video.spec) for look in looks}:
                 server.studio.know(video_reel(spec))  # encoded here, in the caller's thread
-        server.call(partial(server.act, act)).result(CLOSE_S)
+        self._ask(partial(server.act, act))
 
     def stop_sending(self, *, drain_s: float = 5.0) -> list[SentFrames]:
         """Stop at a frame's end, write what is begun, leave connections open; what was sent, by stream.
@@ -212,9 +220,9 @@ class Farm:
         A client that does not read for `drain_s` keeps its rest unwritten: those frames do not count as sent.
         """
         server = self._running
-        server.call(server.stop_sending).result(CLOSE_S)
+        self._ask(server.stop_sending)
         end_s = self._clock.monotonic_s() + drain_s
         pause = threading.Event()
-        while server.call(server.backlog_bytes).result(CLOSE_S) and self._clock.monotonic_s() < end_s:
+        while self._ask(server.backlog_bytes) and self._clock.monotonic_s() < end_s:
             pause.wait(0.01)
         return [self.sent(stream) for stream in range(self.config.streams)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nvrstore.farm.camera import Camera
 
 SPOKES: Final = 31  # feeds per reel; prime, so that they also spread over the time between two frames
-CROWD_SHARE: Final = 40  # a camera on a feed weighs as much as waiting for 1/40 of a GOP longer
+CROWD_SHARE: Final = 15  # a camera on a feed weighs as much as waiting for 1/15 of a GOP longer: 300 at once spread over all feeds
 
 
 class Packets:

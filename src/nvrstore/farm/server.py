@@ -86,7 +86,13 @@ class Server:
     # --- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until `stop` is called."""
+        """Until `stop` is called. Whatever ends it, no socket stays open."""
+        try:
+            self._loop()
+        finally:
+            self._shut()
+
+    def _loop(self) -> None:
         clock, studio = self._clock, self.studio
         due_back_s = clock.monotonic_s()
         while self._running:
@@ -104,7 +110,6 @@ class Server:
                 due_back_s = max(now_s, next_s)
             for fd, event in events:
                 self._handle(fd, event)
-        self._shut()
 
     def _handle(self, fd: int, events: int) -> None:
         connection = self._connections.get(fd)
