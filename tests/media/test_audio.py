@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
-from typing import Any
+from typing import Any, Literal
 
 import av
 import pytest
@@ -78,6 +78,23 @@ def test_arrival_is_that_of_the_sound_itself_not_of_the_encoder() -> None:
     for one in transcode(transcoder, encode_audio("pcm_alaw", sample_rate=8000, seconds=2)):
         assert one.arrival_s == pytest.approx(one.pts / 8000)
         assert one.arrival_ns == pytest.approx(one.pts / 8000 * 1e9, abs=1)
+
+
+@pytest.mark.parametrize("target", ["aac", "pcm"])
+@pytest.mark.parametrize("jump", [-16_000, 40_000])
+def test_arrival_is_not_moved_by_a_clock_that_jumps(jump: int, target: Literal["aac", "pcm"]) -> None:
+    """The camera's clock is set: sound in front of the jump that is still in the encoder keeps the arrival that it had."""
+    packets = [packet[0] for packet in encode_audio("pcm_mulaw", sample_rate=8000, seconds=6).packets]
+    transcoder = AudioTranscoder("pcm_mulaw", 8000, 1, target=target)
+    samples: list[Sample] = []
+    for i, data in enumerate(packets):
+        pts = 20_000 + i * 160 + (jump if i >= 150 else 0)
+        samples += transcoder.push(data, pts, 8000, arrival_ns=i * 20_000_000, arrival_s=i * 0.02)
+    before = samples[: next(i for i in range(1, len(samples)) if abs(samples[i].pts - samples[i - 1].pts) > 2048)]
+    for one in samples:
+        media_s = (one.pts - 20_000 - (0 if one in before else jump)) / 8000
+        assert one.arrival_s == pytest.approx(media_s, abs=1024 / 8000)
+        assert one.arrival_ns == pytest.approx(one.arrival_s * 1e9, abs=10)
 
 
 def test_g726_is_decoded_by_the_codec_context_of_its_stream() -> None:

@@ -111,6 +111,8 @@ class AudioTranscoder:
         self.config: Final[TrackConfig] = audio_config(name, sample_rate, channels, extradata)
         self._rate: Final = sample_rate
         self._next_pts: int | None = None  # of the next decoded sample
+        self._came = (0, 0, 0.0)  # PTS and arrival of the packet that is being decoded
+        self._encoding: dict[int, tuple[int, float]] = {}  # arrival of the sound of each frame that the encoder still has, by PTS
 
     def push(self, data: bytes, pts: int, timescale: int, *, arrival_ns: int, arrival_s: float) -> list[Sample]:
         """The samples that this packet completed. `pts` in ticks of `timescale`; those of the samples in ticks of `config.timescale`."""
@@ -126,27 +128,32 @@ class AudioTranscoder:
         self._errors = 0
         pts = pts * self._rate // timescale
         try:
-            made = self._encode(frames, pts)
+            return self._encode(frames, pts, arrival_ns, arrival_s)
         except _Error as error:
             self.failed = f"the sound could not be encoded: {error}"
             return []
-        samples = []
-        for packet, at in made:
-            late_s = (pts - at) / self._rate  # arrival is that of the packet in which the sound came, not of the one that filled a frame
-            samples.append(Sample(Media.AUDIO, packet, at, at, True, arrival_ns - round(late_s * NS_PER_S), arrival_s - late_s))
-        return samples
 
-    def _encode(self, frames: list[Any], pts: int) -> list[tuple[bytes, int]]:
-        made: list[tuple[bytes, int]] = []
+    def _sample(self, data: bytes, pts: int, arrival: tuple[int, float]) -> Sample:
+        return Sample(Media.AUDIO, data, pts, pts, True, *arrival)
+
+    def _arrival(self, pts: int) -> tuple[int, float]:
+        """Of the sound at `pts`: that of the packet in which it came, not of the one that filled a frame, nor of one behind a jump."""
+        came_pts, arrival_ns, arrival_s = self._came
+        late_s = (came_pts - pts) / self._rate
+        return arrival_ns - round(late_s * NS_PER_S), arrival_s - late_s
+
+    def _encode(self, frames: list[Any], pts: int, arrival_ns: int, arrival_s: float) -> list[Sample]:
+        made: list[Sample] = []
         if self._next_pts is None or abs(pts - self._next_pts) > JUMP_S * self._rate:
             made += self._fill_up()
             self._next_pts = pts
+        self._came = pts, arrival_ns, arrival_s
         for decoded in frames:
             decoded.pts = None
             for frame in self._resampler.resample(decoded):
                 if self._encoder is None:
                     size = frame.samples * 2 * len(frame.layout.channels)
-                    made.append((bytes(frame.planes[0])[:size], self._next_pts))
+                    made.append(self._sample(bytes(frame.planes[0])[:size], self._next_pts, self._arrival(self._next_pts)))
                 else:
                     frame.pts = None
                     self._fifo.write(frame)
@@ -155,14 +162,16 @@ class AudioTranscoder:
             made += self._encode_frame()
         return made
 
-    def _encode_frame(self) -> list[tuple[bytes, int]]:
+    def _encode_frame(self) -> list[Sample]:
         assert self._next_pts is not None
         pts = self._next_pts - self._fifo.samples
         frame = self._fifo.read(AAC_FRAME)
         frame.pts, frame.sample_rate = pts, self._rate
-        return [(bytes(packet), packet.pts) for packet in self._encoder.encode(frame) if packet.pts is not None]
+        self._encoding[pts] = self._arrival(pts)
+        made = [packet for packet in self._encoder.encode(frame) if packet.pts is not None]  # of a frame before: it keeps one back
+        return [self._sample(bytes(p), p.pts, self._encoding.pop(p.pts) if p.pts in self._encoding else self._arrival(p.pts)) for p in made]
 
-    def _fill_up(self) -> list[tuple[bytes, int]]:
+    def _fill_up(self) -> list[Sample]:
         """Before a jump: what waits for a whole frame goes out with silence behind it."""
         waiting = self._fifo.samples
         if not waiting or self._next_pts is None:
