@@ -26,6 +26,7 @@ from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.pyav import PyavEngine, PyavSource
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import SAMPLE_BYTES_MAX, STOP_S
+from nvrstore.media.nal import join_annexb, join_lengths, split_annexb, split_lengths
 from nvrstore.model import Media
 
 SMALL = FarmConfig(width=160, height=120, bitrate_bps=200_000, fps=50, gop=25)
@@ -202,11 +203,12 @@ class FakePacket(bytes):
     dts: int | None
     duration = 3600
     is_corrupt = False
+    is_keyframe = False
 
     @classmethod
-    def make(cls, data: bytes, pts: int | None, dts: int | None, *, corrupt: bool = False) -> FakePacket:
+    def make(cls, data: bytes, pts: int | None, dts: int | None, *, corrupt: bool = False, key: bool = False) -> FakePacket:
         made = cls(data)
-        made.pts, made.dts, made.is_corrupt = pts, dts, corrupt
+        made.pts, made.dts, made.is_corrupt, made.is_keyframe = pts, dts, corrupt, key
         return made
 
     def has_sidedata(self, name: str) -> bool:
@@ -263,3 +265,52 @@ def test_a_frame_that_libav_held_arrived_when_the_one_before_came_out() -> None:
     packets = [FakePacket.make(data, i * 3600, i * 3600) for i, data in enumerate(pictures(5))]
     assert [round(sample.arrival_s / 0.04) for sample in fed(packets, framed=False).of()] == [0, 0, 1, 2, 3]
     assert [round(sample.arrival_s / 0.04) for sample in fed(packets).of()] == [0, 1, 2, 3, 4]
+
+
+def in_pieces(slices: int, *, timed: bool, gops: int = 3) -> tuple[list[bytes], list[FakePacket]]:
+    """Pictures of several slices; each slice of a keyframe comes in a packet of its own, parameter sets in front of it."""
+    encoded = encode_video(frames=gops * 5, options=(("slices", str(slices)), ("g", "5")))
+    packets = []
+    for i, (data, _, _, keyframe) in enumerate(encoded.packets):
+        times = (i * 3600, i * 3600) if timed or i > 1 else (None, None)
+        nals = split_annexb(data)
+        first = next(n for n, nal in enumerate(nals) if nal[0] & 31 == 5) + 1 if keyframe else len(nals)
+        sets = [nal for nal in nals if nal[0] & 31 in (7, 8)]
+        packets.append(FakePacket.make(join_annexb(nals[:first]), *times, key=keyframe))
+        packets += [FakePacket.make(join_annexb([*sets, nal]), *times, key=keyframe) for nal in nals[first:]]
+    return [join_lengths(split_annexb(data)) for data, _, _, _ in encoded.packets], packets
+
+
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_the_slices_of_a_keyframe_become_one_picture(slices: int, timed: bool) -> None:
+    """GStreamer's server puts parameter sets in front of each of them, and libav takes each of them for a picture."""
+    whole, packets = in_pieces(slices, timed=timed)
+    assert len(packets) == len(whole) + 3 * (slices - 1)
+    samples = fed(packets, framed=False).of()
+    assert [split_lengths(sample.data) for sample in samples] == [split_lengths(data) for data in whole]
+    assert [sample.keyframe for sample in samples] == [i % 5 == 0 for i in range(15)]
+    assert [sample.dts - samples[0].dts for sample in samples] == [i * 3600 for i in range(15)]
+
+
+def test_a_piece_of_another_keyframe_joins_none() -> None:
+    """Its first slice was lost: it stays what it is, and the picture before it too."""
+    whole, packets = in_pieces(2, timed=True)
+    del packets[6]  # the first half of the second keyframe
+    samples = fed(packets, framed=False).of()
+    assert len(samples) == 15
+    assert split_lengths(samples[4].data) == split_lengths(whole[4])
+    assert len(split_lengths(samples[5].data)) < len(split_lengths(whole[5]))
+    assert [split_lengths(sample.data) for sample in samples[6:]] == [split_lengths(data) for data in whole[6:]]
+
+
+def test_keyframes_that_come_whole_are_not_kept_waiting() -> None:
+    """After the first few of them a keyframe goes out when it comes."""
+    packets = [FakePacket.make(data, i * 3600, i * 3600, key=True) for i, data in enumerate(encode_video(frames=1).packets[0][:1] * 8)]
+    ear = Ear()
+    feed = VideoFeed("h264", b"", (0, 0), Fraction(1, 90_000), ear, framed=False)
+    out = []
+    for packet in packets:
+        feed.push(packet, 0, 0.0)
+        out.append(len(ear.of()))
+    assert out == [0, 1, 2, 4, 5, 6, 7, 8]

@@ -10,6 +10,10 @@ Times: libav leaves the first packets of an RTSP session without any, and those 
 until it has seen enough of it. They are held, at most HELD_MAX of them, and get theirs by counting back from the first
 packet that has both.
 
+Keyframes in pieces: a server that sends parameter sets in front of every slice of a keyframe (GStreamer's) makes libav
+believe that each slice is a picture. So keyframes are kept back until the next packet came, and put together; a stream
+whose keyframes come whole is not kept waiting for long.
+
 Arrival: where libav has to find out where a frame ends (`framed=False`: RTP), it gives a frame out when the next one
 begins, or when it has waited in vain. So a frame began to arrive when the one before it came out.
 """
@@ -24,10 +28,11 @@ from nvrstore.errors import SourceNotVideoError
 from nvrstore.ingest.contract import Receiver
 from nvrstore.limits import SAMPLE_BYTES_MAX
 from nvrstore.media.init import VIDEO_TIMESCALE, video_config
-from nvrstore.media.nal import NAL_CODECS, AccessUnits, ParameterSets
+from nvrstore.media.nal import NAL_CODECS, AccessUnits, ParameterSets, join_annexb, rest_of_picture
 from nvrstore.model import Media, Sample, TrackConfig
 
 HELD_MAX: Final = 32  # more reordering than any profile allows (H.264 A.3.1: 16 frames)
+WHOLE_MIN: Final = 3  # keyframes in a row that came whole: from then on none is kept back
 _PRFT: Final = struct.Struct("=q")  # AVProducerReferenceTime: wall clock in microseconds, from RTCP sender reports
 _PRFT_NAME: Final = "prft"
 
@@ -49,6 +54,8 @@ class VideoFeed:
         self._framed = framed or self._units is None
         self._before: tuple[int, float] | None = None  # when the packet before came out
         self._held: list[tuple[Any, int, float]] = []
+        self._key: tuple[Any, int, float] | None = None  # a keyframe whose other slices may be in the next packet
+        self._whole = 0  # keyframes in a row that came in one packet
         self._timed = False  # packets have times of their own now
         self._last_dts = 0
         self._delta = VIDEO_TIMESCALE // 25
@@ -64,6 +71,34 @@ class VideoFeed:
             if self._before is not None:
                 arrival_ns, arrival_s = self._before
             self._before = came
+            if self._units is not None and (packet.is_keyframe or self._key is not None):
+                self._gather(packet, arrival_ns, arrival_s)
+                return
+        self._push(packet, arrival_ns, arrival_s)
+
+    def _gather(self, packet: Any, arrival_ns: int, arrival_s: float) -> None:
+        """Put the slices of a keyframe together."""
+        rest = rest_of_picture(self.codec, bytes(packet)) if packet.is_keyframe else []
+        if rest:
+            self._whole = 0
+        if self._key is not None:
+            first, key_ns, key_s = self._key
+            if rest and (packet.pts is None or first.pts in (None, packet.pts)):
+                self._key = (_Joined(first, join_annexb(rest), packet.is_corrupt), key_ns, key_s)
+                return
+            self._give_key()
+        if packet.is_keyframe and self._whole < WHOLE_MIN:
+            self._key = packet, arrival_ns, arrival_s
+        else:
+            self._push(packet, arrival_ns, arrival_s)
+
+    def _give_key(self) -> None:
+        if self._key is not None:
+            key, self._key = self._key, None
+            self._whole += 1
+            self._push(*key)
+
+    def _push(self, packet: Any, arrival_ns: int, arrival_s: float) -> None:
         if self._timed:
             dts, pts = packet.dts, packet.pts
             if dts is None or pts is None or not self._exact:
@@ -76,6 +111,7 @@ class VideoFeed:
 
     def flush(self) -> None:
         """The session is over: what is held goes as it is."""
+        self._give_key()
         if self._held:
             self._release()
 
@@ -151,3 +187,18 @@ class VideoFeed:
         if self._config is None or not self._config.continues(config):
             self._config = config
             self._receiver.on_track(config)
+
+
+class _Joined:
+    """A packet, and slices that belong to the same picture."""
+
+    def __init__(self, first: Any, slices: bytes, corrupt: bool) -> None:
+        self._first = first
+        self._data = bytes(first) + slices
+        self.is_corrupt = first.is_corrupt or corrupt
+
+    def __bytes__(self) -> bytes:
+        return self._data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._first, name)

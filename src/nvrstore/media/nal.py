@@ -81,6 +81,17 @@ def nal_type(codec: str, nal: bytes) -> int:
     return nal[0] >> types.shift & types.mask
 
 
+def rest_of_picture(codec: str, packet: bytes) -> list[bytes]:
+    """The slices in an Annex B packet that begins in the middle of a picture; none where it begins with a picture of its own.
+
+    By first_mb_in_slice (H.264 7.4.3: 0, one bit 1, in the first slice) or first_slice_segment_in_pic_flag (H.265 7.4.7.1).
+    """
+    types = _TYPES[codec]
+    slices = [nal for nal in split_annexb(packet) if nal[0] >> types.shift & types.mask in types.pictures]
+    begins = not slices or len(slices[0]) <= types.header or slices[0][types.header] & 0x80
+    return [] if begins else slices
+
+
 def is_keyframe(codec: str, nals: Iterable[bytes]) -> bool:
     """Whether decoding can begin here: IDR, CRA, BLA, or a recovery point, which is all that intra refresh has."""
     types = _TYPES[codec]
