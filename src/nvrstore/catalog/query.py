@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote
 
 from nvrstore.catalog import schema
@@ -38,6 +38,14 @@ from nvrstore.errors import CatalogError
 from nvrstore.model import Gap, Mark, Media, Record, RecordKind, TrackKey
 
 END_OF_TIME_NS: Final = (1 << 63) - 1
+
+
+class Footage(NamedTuple):
+    """From when until when one session stored something without a break."""
+
+    start_ns: int
+    end_ns: int
+    session: int
 
 
 class CatalogReader:
@@ -128,6 +136,18 @@ class CatalogReader:
                 tracks = source.execute("SELECT id FROM tracks WHERE stream = ?", (stream,)).fetchall()
                 found += [source.execute(query, (track, after_ns)).fetchone()[0] for (track,) in tracks]
         return min((start for start in found if start is not None), default=None)
+
+    def footage_before(self, stream: str, before_ns: int, count: int, media: Media | None = None) -> list[Footage]:
+        """The last `count` spans of a stream that begin before a moment, the latest first."""
+        query = "SELECT session, start_ns, end_ns FROM spans WHERE track = ? AND start_ns < ? ORDER BY start_ns DESC LIMIT ?"
+        which = "SELECT id FROM tracks WHERE stream = ?1 AND (?2 IS NULL OR media = ?2)"
+        found: set[Footage] = set()  # the same span may stand in both sources
+        with self._sources() as sources:
+            for source in sources:
+                for (track,) in source.execute(which, (stream, None if media is None else str(media))).fetchall():
+                    rows = source.execute(query, (track, before_ns, count))
+                    found |= {Footage(start_ns, end_ns, schema.unsigned(session)) for session, start_ns, end_ns in rows}
+        return sorted(found, reverse=True)[:count]
 
     def bounds(self, stream: str) -> tuple[int, int] | None:
         """From when until when anything is known about a stream: footage or gaps. None where it is unknown."""

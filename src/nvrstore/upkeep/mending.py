@@ -5,15 +5,13 @@
                                               -> what the refuge holds and every member has now: released
                                               -> a member that lacks nothing: SYNCED
 
-Recording never waits for any of it. What recovery finds goes to the catalog, and into the ledger: the time between the last
-durable sample of an earlier session and the start of this one is a gap "recorder"; gaps that an earlier session left open
-end where this one began to account.
+Recording never waits for any of it. What recovery finds goes to the catalog, and from there into the ledger (downtime.py).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -25,7 +23,7 @@ from nvrstore.events import Alarm, ResyncProgress
 from nvrstore.failover.machine import State
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import VolumeName, parse_volume_path, writer_tag
-from nvrstore.model import Cause, Gap, Media, Record, RecordKind, TrackKey
+from nvrstore.model import Record, RecordKind
 from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.inventory import Known, Survey, Volume, scan_copy, survey
@@ -34,6 +32,7 @@ from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, plan_resync, re
 from nvrstore.replicate.truth import choose_truth
 from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.telemetry import get_logger
+from nvrstore.upkeep.downtime import Downtime
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.pruning import Pruning
 
@@ -55,12 +54,16 @@ class Mending:
     def __init__(self, host: UpkeepHost, runner: Runner, refuge: str, pruning: Pruning) -> None:
         self._host, self._runner, self._refuge, self._pruning = host, runner, refuge, pruning
         self._held: dict[str, frozenset[str]] = {}  # volumes that cannot be closed yet: who has all there is
-        self._ends_ns: dict[str, int] = {}  # stream: where the footage of earlier sessions ends
-        self._told_ns: dict[str, int] = {}  # stream: start of the "recorder" gap as last entered
+        self._downtime = Downtime(host)
         self._claimed_s = host.clock.monotonic_s()
         self._progress: dict[str, Progress] = {}
         self.recovered = self.copied = 0
-        self.pending = True
+        self._settled: set[str] = set()  # journals of which the last round left nothing to do
+
+    @property
+    def pending(self) -> bool:
+        """Whether another round shall follow soon."""
+        return not self._settled.issuperset(self._host.engines)
 
     def status(self) -> dict[str, Any]:
         """JSON values. `resync` says per journal how far the present round is."""
@@ -77,50 +80,13 @@ class Mending:
         host = self._host
         host.catalog.flush()
         with CatalogReader(host.catalog.path) as reader:
-            for stream in host.config.streams:
-                ends = reader.last_durable(stream.id)
-                # This session's own footage may be in there already: it began after `started_ns`.
-                end_ns = max((e for key, e in ends.items() if key.media is Media.VIDEO), default=0)
-                if end_ns and end_ns < host.started_ns:
-                    self._ends_ns[stream.id] = end_ns
-            journal_of = {stream.id: stream.journal or "" for stream in host.config.streams}
-            for gap in reader.gaps():
-                if gap.end_ns is None and gap.start_ns < host.started_ns and gap.stream in journal_of:
-                    self._end_gap(journal_of[gap.stream], gap)
             for journal in host.engines:
                 self._pruning.learn(journal, reader.records(RecordKind.RETENTION_FLOOR))
 
     def _learn_records(self, journal: str, header: VolumeHeader, records: Iterable[Record]) -> None:
-        everything = list(records)
-        self._pruning.learn(journal, everything)
-        if header.session == self._host.session:
-            return
-        gaps = {record.id: Gap.of(record) for record in everything if record.kind == RecordKind.GAP}
-        for gap in gaps.values():
-            if gap.end_ns is None:
-                self._end_gap(journal, gap)
-
-    def _end_gap(self, journal: str, gap: Gap) -> None:
-        """An earlier session left it open: from its own start on, this session accounts."""
-        end_ns = max(gap.start_ns, self._host.started_ns)
-        self._host.record_gap(journal, Gap(gap.id, gap.stream, gap.cause, gap.start_ns, end_ns, gap.detail))
-
-    def _learn_ends(self, header: VolumeHeader, ends_ns: Mapping[TrackKey, int]) -> None:
+        self._pruning.learn(journal, records)
         if header.session != self._host.session:
-            for key, end_ns in ends_ns.items():
-                if key.media is Media.VIDEO:
-                    self._ends_ns[key.stream] = max(end_ns, self._ends_ns.get(key.stream, 0))
-
-    def _tell_downtime(self, journal: str) -> None:
-        """Enter when this recorder was down, or correct what was entered."""
-        host = self._host
-        for stream in host.config.streams:
-            end_ns = self._ends_ns.get(stream.id)
-            if stream.journal != journal or end_ns is None or self._told_ns.get(stream.id) == end_ns:
-                continue
-            self._told_ns[stream.id] = end_ns
-            gap_id = f"recorder-{host.session:016x}-{stream.id}"
-            host.record_gap(journal, Gap(gap_id, stream.id, Cause.RECORDER, end_ns, max(end_ns, host.started_ns), "the recorder was down"))
+            self._downtime.changed()
 
     # --- one round
 
@@ -140,14 +106,17 @@ class Mending:
         for volume in plan.recover:
             self._recover(engine, volume, seen)
         self._adopt_unknown(journal, seen, {info.volume_id for info in infos}, busy)
-        self._tell_downtime(journal)
+        told = self._downtime.tell(journal)
         if plan.copies:
             self._copy(engine, plan.copies)
         for volume in plan.release:
             self._release(volume)
         if not work:
             self._declare(engine, plan)
-        self.pending = work or any(state in (State.JOINING, State.LIVE) for state in engine.states().values())
+        if work or not told or any(state in (State.JOINING, State.LIVE) for state in engine.states().values()):
+            self._settled.discard(journal)
+        else:
+            self._settled.add(journal)
 
     def _infos(self, journal: str) -> list[VolumeInfo]:
         """What the catalog knows; nothing where the state disk does not let it: then every header is read from the targets."""
@@ -214,7 +183,6 @@ class Mending:
             self._held[volume.volume_id] = frozenset()
             return
         self._learn_records(engine.spec.name, done.header, done.records)
-        self._learn_ends(done.header, done.ends_ns)
         copies = {target: (copy.length, _STATES[copy.status]) for target, copy in done.copies.items()}
         host.catalog.adopt(done.header, done.path, done.batches, copies, closed_length=done.closed_length)
         self._note(done)
@@ -255,7 +223,6 @@ class Mending:
             if truth is None:
                 continue
             self._learn_records(journal, truth.header, _records(truth.batches))
-            self._learn_ends(truth.header, truth.ends_ns())
             copies = {t: (c.size, CopyState.COMPLETE) for t, c in volume.copies.items()}
             host.catalog.adopt(truth.header, volume.name.path, truth.batches, copies, closed_length=copy.size)
 
