@@ -1,0 +1,168 @@
+"""`kill -9` of the recorder, and of its workers, at random moments: what was reported committed is there, what is not is explained.
+
+Cameras send all the time. NVRSTORE_SEED=17 repeats one chain of kills; what is random is when, and who dies with whom.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from tests.support import crash
+from tests.support.crash import Footage, Watch
+from tests.support.prove import note, proving, seeds
+from tests.support.recorder import Process, Site, small_farm
+
+from nvrstore.farm import Farm
+from nvrstore.model import RecordKind
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+KILLS = 5  # in a row, before the recorder may go on in peace: two chains in `./run test`, ten in `./run prove`
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    with small_farm(2) as running:
+        yield running
+
+
+@pytest.fixture
+def site(tmp_path: Path, farm: Farm) -> Site:
+    return Site(tmp_path, farm)
+
+
+def die_once(site: Site, random: Random, moment: str) -> dict[str, int]:
+    """Start a recorder, kill it at `moment`, look whether its promises are kept; returns them."""
+    pause = threading.Event()
+    process = Process(site)
+    try:
+        with Watch(site, process) as watch:
+            if moment == "starting":
+                pause.wait(random.uniform(0.0, 1.2))
+            else:
+                watch.wait_for(crash.recording if moment == "recording" else bool)
+                pause.wait(random.uniform(0.0, 2.0 if moment == "recording" else 0.6))
+            how = crash.kill(process, random)
+    finally:
+        process.end(signal.SIGKILL)
+    stored = [Footage.of(site.folder / target) for target in site.targets]
+    broken = [crash.holds(footage, watch.durable_ns) for footage in stored]
+    assert not all(broken), f"killed ({how}) while {moment}: {broken}"
+    assert not any(footage.problems for footage in stored)
+    return dict(watch.durable_ns)
+
+
+def live_on(site: Site, farm: Farm, promises: list[dict[str, int]]) -> Footage:
+    """A last recorder, left in peace: everything that dead ones promised is on both copies, in order, once, and explained."""
+    process = Process(site)
+    try:
+        with Watch(site, process) as watch:
+            watch.wait_for(lambda status: crash.synced(status) and crash.recording(status))
+            farm.stop_sending()
+            crash.drained(watch)
+            status = process.end()
+    finally:
+        process.end(signal.SIGKILL)
+    assert status == 0, process.errors
+    crash.check(site, [*promises, watch.durable_ns])
+    return Footage.of(site.folder / "a")
+
+
+@pytest.mark.parametrize("seed", seeds(usual=2, proving=10))
+def test_whenever_a_recorder_is_killed_what_it_reported_committed_is_there(site: Site, farm: Farm, seed: int) -> None:
+    """At random moments, also while it starts and recovers from the kill before; with its workers, by chance, or one of them first."""
+    random = Random(f"kill {seed}")
+    moments = [random.choice(("starting", "recovering", "recording", "recording")) for _ in range(KILLS - 1)]
+    promises = [die_once(site, random, moment) for moment in ["recording", *moments]]
+    footage = live_on(site, farm, promises)
+    assert crash.holes(footage), "no frame was lost: nobody was killed while cameras sent"
+    note(f"kill-9_{seed}", seed=seed, kills=KILLS, promises=sum(map(bool, promises)), frames=len(footage.numbers("cam0")))
+
+
+def test_marks_that_were_reported_durable_survive(site: Site, farm: Farm) -> None:
+    """A ledger record is as durable as footage is: `mark` returns when it is on disk, and a `kill -9` right then takes nothing."""
+    random = Random("marks")
+    promises, marks = [], set[str]()
+    for _ in range(10 if proving() else 3):
+        process = crash.MarkingHost(site)
+        try:
+            process.wait_for(lambda event: event["event"] == "mark")
+            threading.Event().wait(random.uniform(0.0, 1.0))
+            crash.kill(process, random)
+        finally:
+            process.end(signal.SIGKILL)
+        told = [event for event in process.events if event["event"] == "mark"]
+        promises.append({event["stream"]: event["durable_ns"] for event in told if event["durable_ns"]})
+        marks |= {event["id"] for event in told}
+    live_on(site, farm, promises)
+    for target in site.targets:
+        there = {record.id for record in Footage.of(site.folder / target).records if record.kind == RecordKind.MARK}
+        assert marks <= there
+    assert len(marks) > 3
+
+
+def test_a_recorder_killed_again_and_again_in_its_first_second_finishes_recovery_in_the_end(site: Site, farm: Farm) -> None:
+    """Every step of recovery may be the last; run again, it comes to the same end, and the ledger still names every hole."""
+    random = Random("recovery")
+    promises = [die_once(site, random, "recording")]
+    promises += [die_once(site, random, "recovering") for _ in range(10 if proving() else 4)]
+    live_on(site, farm, promises)
+
+
+def test_a_recorder_killed_while_it_resyncs_a_target_that_returned_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Twice in the middle of a copy; the target that returned has everything in the end."""
+    with small_farm(2, bitrate_bps=6_000_000) as farm:
+        site = Site(tmp_path, farm, journal={"resync_bps": 16_000_000})
+        promises = []
+        process = Process(site)
+        try:
+            with Watch(site, process) as watch:
+                watch.wait_for(lambda status: crash.synced(status) and crash.recording(status))
+                (tmp_path / "b").rename(tmp_path / "away")
+                watch.wait_for(lambda status: crash.states(status)["b"] == "away")
+                threading.Event().wait(5.0)
+                (tmp_path / "away").rename(tmp_path / "b")
+                watch.wait_for(crash.resyncing)
+                crash.kill(process)
+                promises.append(dict(watch.durable_ns))
+        finally:
+            process.end(signal.SIGKILL)
+        process = Process(site)
+        try:
+            with Watch(site, process) as watch:
+                watch.wait_for(crash.resyncing)
+                crash.kill(process)
+                promises.append(dict(watch.durable_ns))
+        finally:
+            process.end(signal.SIGKILL)
+        live_on(site, farm, promises)
+
+
+@pytest.mark.parametrize("kind", ["appender", "keeper"])
+def test_a_worker_that_is_killed_costs_no_frame(site: Site, farm: Farm, kind: str) -> None:
+    """The recorder takes the target out and back, or starts another keeper; the other target holds everything meanwhile."""
+    process = Process(site)
+    try:
+        with Watch(site, process) as watch:
+            watch.wait_for(lambda status: crash.synced(status) and crash.recording(status))
+            victims = [pid for pid in process.workers() if crash.worker(pid) == (kind, str(site.folder / "a"))]
+            assert len(victims) == 1
+            os.kill(victims[0], signal.SIGKILL)
+            crash.wait_gone(victims)
+            killed_ns = crash.now_ns()
+            watch.wait_for(lambda status: crash.recording_until(status, killed_ns))
+            watch.wait_for(crash.synced)
+            sent = farm.stop_sending()
+            crash.drained(watch)
+            assert process.end() == 0
+    finally:
+        process.end(signal.SIGKILL)
+    assert site.lost(sent) == {}
+    crash.check(site, [watch.durable_ns])
+    assert crash.holes(Footage.of(site.folder / "a")) == []
