@@ -69,8 +69,8 @@ def _sentence(event: str, f: dict[str, Any]) -> str:
     match event:
         case "recording":
             targets = ", ".join(f"{name} {state}" for name, state in f["targets"].items())
-            age = "-" if f["oldest_durable_s"] is None else f"{f['oldest_durable_s']:.1f} s"
-            what = f"{f['recording']} cameras, {f['frames']} frames, {human_bytes(f['stored_bytes'])} durable up to {age} ago"
+            durable = f"{human_bytes(f['stored_bytes'])} durable, up to {f['oldest_durable_s'] or 0:.1f} s ago"
+            what = f"{f['recording']} cameras, {f['frames']} frames, {durable if f['stored_bytes'] else 'nothing durable yet'}"
             return f"{what}; {targets}; epoch {f['epoch']}"
         case "broken":
             return f"!! target {f['target']} fails from now on: {f['error']}"

@@ -25,6 +25,7 @@ from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import Config
 from nvrstore.drills.account import differences, take_account
 from nvrstore.farm import Farm, FarmConfig
+from nvrstore.farm.burn import BURN_STREAMS_MAX
 from nvrstore.farm.ranges import FrameRange, count, subtract
 from nvrstore.recorder.core import make_target
 from nvrstore.recorder.facade import Recorder
@@ -80,8 +81,8 @@ class DemoReport:
 class Demo:
     """One run in `folder`, which must be empty. `say(event, figures)` is told the story while it happens."""
 
-    def __init__(self, folder: Path, *, streams: int, seconds: float, burn: bool = False, say: Say = lambda *_: None) -> None:
-        self._folder, self._streams, self._seconds, self._burn, self._say = folder, streams, seconds, burn, say
+    def __init__(self, folder: Path, *, streams: int, seconds: float, say: Say = lambda *_: None) -> None:
+        self._folder, self._streams, self._seconds, self._say = folder, streams, seconds, say
         self._faulty: dict[str, FaultyTarget] = {}
         self._broken_ns = 0
         self._lost: events.TargetLost | None = None
@@ -112,8 +113,10 @@ class Demo:
                 target.close(1.0)
 
     def _start_farm(self) -> Farm:
-        farm = Farm(FarmConfig(streams=self._streams, width=1280, height=720, bitrate_bps=2_000_000, gop=25))
-        return farm.__enter__()
+        # Name and clock in the picture, where the cameras are few: what is exported can be looked at.
+        burn = self._streams <= BURN_STREAMS_MAX
+        width, height = (640, 360) if burn else (1280, 720)
+        return Farm(FarmConfig(streams=self._streams, width=width, height=height, bitrate_bps=2_000_000, gop=25, burn=burn)).__enter__()
 
     def _config(self, farm: Farm) -> Config:
         return Config.parse(
