@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.support.engine import Rig, failing, started, volumes
+from tests.support.engine import RECORDER, SESSION, Rig, failing, started, volumes
 
+from nvrstore.failover.terms import ClaimKey
 from nvrstore.limits import LANE_TRACKS_MAX, MIB
 from nvrstore.model import RecordKind
 from nvrstore.targets.contract import Request, Verb
@@ -196,6 +197,42 @@ def test_a_higher_term_of_another_writer_fences_that_target_and_recording_goes_o
     rig.run(40)
     assert {path: len(content) for path, content in volumes(rig, "a").items()} == size
     assert rig.states()["a"] == "away"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_a_claim_of_an_own_earlier_session_is_outbid_and_nothing_is_lost(rig: Rig) -> None:
+    """Its target was away when the term was chosen: the numbers of sets begin anew under the higher term."""
+    started(rig)
+    rig.targets["a"].fault = failing(Verb.APPEND)
+    rig.run(3)
+    rig.targets["a"].fault = None
+    rig.run(40)
+    rig.sync("a")
+    rig.targets["b"].hold()
+    rig.run(0.6)
+    claim = ClaimKey(7, RECORDER, SESSION)
+    rig.engine.reclaimed(claim, frozenset({1}))
+    for name in ("a", "b"):
+        rig.engine.claimed(name)
+    rig.targets["b"].release()
+    rig.run(3)
+    assert rig.engine.epoch.term == 7
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def test_a_target_without_a_fresh_look_is_lost_and_does_not_hold_up_the_other(rig: Rig) -> None:
+    """Its keeper dies at every look: nothing written there may be acknowledged."""
+    started(rig)
+    keeper = rig.targets["a"].keeper
+    before = len(rig.heard.acked)
+    for _ in range(100):
+        rig.run(0.1)
+        keeper.restart()
+        rig.ports["a"].look_ok_s = min(rig.ports["a"].look_ok_s, rig.clock.monotonic_s() - 6.0)
+    assert len(rig.heard.acked) > before
+    assert "no look" in next(reason for target, _, after, reason in rig.heard.changes if target == "a" and str(after) == "away")
     rig.finish()
     assert rig.heard.acked == rig.put
 

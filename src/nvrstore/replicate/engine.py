@@ -328,6 +328,8 @@ class JournalEngine:
             self.observer.claim_wanted(self.spec.name, name)
         self._set = self.set_durable = 0
         self._change_set()
+        for lane in self.lanes:
+            lane.require(self._set)
 
     def stop(self) -> None:
         """No more ticks: commit what is here, then close every volume."""

@@ -147,7 +147,10 @@ class Hub:
             port.pump()
 
     def _watch_clock(self) -> None:
-        offset_s = self._clock.utc_ns() / 1e9 - self._clock.monotonic_s()
+        before_s, utc_ns, after_s = self._clock.monotonic_s(), self._clock.utc_ns(), self._clock.monotonic_s()
+        if after_s - before_s > CLOCK_STEP_S / 10:
+            return  # stopped between the two readings: they do not belong together
+        offset_s = utc_ns / 1e9 - before_s
         stepped_s = offset_s - self._utc_offset_s
         self._utc_offset_s = offset_s  # slow slewing by NTP is followed, a step is seen in one round
         if abs(stepped_s) > CLOCK_STEP_S:

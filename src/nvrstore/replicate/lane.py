@@ -22,7 +22,7 @@ from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, OR
 from nvrstore.model import NS_PER_S, Commit, Fragment, Record, TrackConfig, TrackKey, new_id
 from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
-from nvrstore.replicate.port import Op
+from nvrstore.replicate.port import Op, Rate
 from nvrstore.replicate.prepare import Preparers
 from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
 from nvrstore.replicate.waiting import Waiting
@@ -52,8 +52,7 @@ class Lane:
         self._cut_s = float("-inf")
         self._tick_s = 0.0
         self._records_since_s: float | None = None
-        self.rate_bps = 0.0  # bytes a second, smoothed
-        self._rate_bytes, self._rate_s = 0, host.clock.monotonic_s()
+        self._rate = Rate(host.clock.monotonic_s())
         self._ended = False
         self._closing = Closer(host, self._enqueue, self._failed)
 
@@ -71,13 +70,13 @@ class Lane:
 
     def put(self, fragment: Fragment) -> None:
         self.waiting.put(fragment)
-        self._rate_bytes += fragment.length
+        self._rate.add(fragment.length)
 
     # --- the step
 
     def step(self, now_s: float, *, flush: bool = False) -> None:
         """Everything that is due now. `flush`: the recorder stops, nothing waits for a tick."""
-        self._measure(now_s)
+        self._rate.look(now_s)
         if not self._ended:
             self._prepare(now_s)
         if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
@@ -96,15 +95,13 @@ class Lane:
             self._finish(volume)
 
     @property
+    def rate_bps(self) -> float:
+        """Bytes a second that come in."""
+        return self._rate.bps
+
+    @property
     def due_s(self) -> float:
         return self._tick_s
-
-    def _measure(self, now_s: float) -> None:
-        passed = now_s - self._rate_s
-        if passed >= 1.0:
-            rate = self._rate_bytes / passed
-            self.rate_bps = rate if self.rate_bps == 0 else 0.8 * self.rate_bps + 0.2 * rate
-            self._rate_bytes, self._rate_s = 0, now_s
 
     def _prepare(self, now_s: float) -> None:
         for member in self.host.members():
@@ -291,6 +288,13 @@ class Lane:
             host.ports[copy.target].fail(why, answer.errno)
 
     # --- a member leaves
+
+    def require(self, set_needed: int) -> None:
+        """The numbers of sets begin anew (another term): what is not acknowledged yet waits for this one."""
+        for volume in self.volumes():
+            for sub in volume.submitted:
+                if not sub.committed:
+                    sub.set_needed = set_needed
 
     def leave(self, target: str, set_needed: int) -> None:
         """`target` is no longer in the set: cut, and owe again what only it had."""

@@ -65,6 +65,25 @@ class Latencies:
         return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
 
 
+class Rate:
+    """Bytes a second, smoothed over about five seconds."""
+
+    def __init__(self, now_s: float) -> None:
+        self.bps = 0.0
+        self._bytes, self._since_s = 0, now_s
+
+    def add(self, length: int) -> None:
+        self._bytes += length
+
+    def look(self, now_s: float) -> None:
+        """Called at least once a second or so."""
+        passed_s = now_s - self._since_s
+        if passed_s >= 1.0:
+            fresh = self._bytes / passed_s
+            self.bps = fresh if self.bps == 0 else 0.8 * self.bps + 0.2 * fresh
+            self._bytes, self._since_s = 0, now_s
+
+
 class Port:
     """A target's appender, keeper looks and health."""
 
@@ -225,6 +244,10 @@ class Port:
         if self.appender is None:
             return Verdict(Health.LOST, self.reason)
         now_s = self._clock.monotonic_s()
+        blind_s = now_s - max(self.look_ok_s, resumed_s)
+        if blind_s > max(LOOK_FRESH_S, self.deadlines.lost_s) + LOOK_S:
+            # Its keeper cannot be started, or dies again and again: what is written there could not be acknowledged any more.
+            return Verdict(Health.LOST, f"no look has succeeded for {blind_s:.0f} s")
         if now_s - self._p99_at_s > 1.0:
             self._p99_s, self._p99_at_s = self.latencies.quantile(0.99), now_s
         oldest = min((op.submitted_s for op in self._flying.values()), default=None)
