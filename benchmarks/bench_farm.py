@@ -23,6 +23,7 @@ from typing import Any, Final
 from nvrstore.farm.stamp import UUID
 
 RECV_BYTES: Final = 1 << 20
+_SOL_UDP, _UDP_GRO = 17, 104  # linux/udp.h: datagrams of one run in one read
 _SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h: beyond rmem_max, for root
 TICK: Final = os.sysconf("SC_CLK_TCK")
 
@@ -41,6 +42,7 @@ class Drain:
         if udp:
             self.media.bind(("127.0.0.1", 0))
             self.media.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 8 << 20)
+            self.media.setsockopt(_SOL_UDP, _UDP_GRO, 1)
             ours = self.media.getsockname()[1]
             transport = f"RTP/AVP;unicast;client_port={ours}-{ours + 1}"
         answer = self._ask(f"SETUP {url}/trackID=0 RTSP/1.0\r\nCSeq: 1\r\nTransport: {transport}\r\n\r\n")

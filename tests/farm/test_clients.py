@@ -46,6 +46,7 @@ def test_stamps_survive_what_ffmpeg_stores(small: FarmConfig, tmp_path: Path, co
     assert report.ranges[0].last <= (sent.last or 0)
 
 
+@pytest.mark.slow
 def test_ffmpeg_decodes_a_reel_over_its_seam_without_an_error(small: FarmConfig) -> None:
     """The reel's end and its beginning fit: more than one pass of 200 frames without an error."""
     with Farm(replace(small, fps=100, gop=20, b_frames=2)) as farm:

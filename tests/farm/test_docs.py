@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final, get_args
 
+import pytest
+
 from nvrstore.farm import Traits, parse_script
 from nvrstore.farm.oddities import Deed
 from nvrstore.farm.stamp import UUID
@@ -32,6 +34,7 @@ def test_the_example_script_is_one() -> None:
     assert [act.do for act in script.acts] == ["mute"]
 
 
+@pytest.mark.slow
 def test_the_example_program_runs() -> None:
     """As somebody would paste it: every frame is there."""
     (text,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)

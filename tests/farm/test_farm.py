@@ -40,6 +40,7 @@ def listen(url: str, *, frames: int, transport: str = "tcp") -> Heard:
     raise AssertionError("the stream ended")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("codec", ["h264", "h265"])
 def test_every_frame_that_arrives_is_stamped_intact_and_in_order(codec: str, transport: str) -> None:
@@ -56,6 +57,7 @@ def test_every_frame_that_arrives_is_stamped_intact_and_in_order(codec: str, tra
     assert farm.sent(0).count == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("audio", ["aac", "pcma"])
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_sound_comes_with_the_picture(audio: Literal["aac", "pcma"], transport: str) -> None:

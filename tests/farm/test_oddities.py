@@ -51,6 +51,7 @@ def sps(codec: Codec, unit: AccessUnit) -> bytes:
     return next(nal for nal in unit.nals if nal_type(codec, nal) == {Codec.H264: 7, Codec.H265: 33}[codec])
 
 
+@pytest.mark.slow
 def test_a_wrong_rate_makes_media_time_shorter_than_wall_time(small: FarmConfig) -> None:
     """Declares 100 frames a second, sends 25: timestamps step as declared, stamps tell the truth."""
     client, units = hear(small, Traits(real_fps=25), 30)
@@ -177,6 +178,7 @@ def test_declared_sound_may_never_come(small: FarmConfig) -> None:
     assert client.audio == []
 
 
+@pytest.mark.slow
 def test_declared_sound_may_come_late(small: FarmConfig) -> None:
     """After half a second it comes, with the timestamps of that moment."""
     client, units = hear(small, Traits(audio="pcma", audio_late_s=0.5), 100, audio=True)
@@ -185,6 +187,7 @@ def test_declared_sound_may_come_late(small: FarmConfig) -> None:
     assert 0.45 < (client.audio[0].timestamp - report.timestamp) % 2**32 / 8000 < 0.55
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "least", "most"), [(0.5, 20, 28), (1.0, 45, 52), (2.0, 90, 103)])
 def test_a_sound_card_may_be_fast_or_slow(small: FarmConfig, ratio: float, least: int, most: int) -> None:
     """Frames of 20 ms in a second of picture."""

@@ -54,6 +54,7 @@ def test_a_client_that_does_not_read_loses_whole_frames_and_delays_nobody(small:
     assert report.unstamped == report.disordered == 0
 
 
+@pytest.mark.slow
 def test_frames_that_a_dead_client_did_not_take_are_not_sent(small: FarmConfig) -> None:
     """The connection breaks with a backlog: what was not written never counts."""
     config = replace(small, send_buffer_bytes=4096, backlog_bytes_max=10_000_000, streams=2)

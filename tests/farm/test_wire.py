@@ -143,6 +143,7 @@ def test_lost_packets_are_missing_from_what_counts_as_sent(small: FarmConfig, ud
     assert called_sent <= arrived
 
 
+@pytest.mark.slow
 def test_the_bitrate_is_what_was_asked_for() -> None:
     """Within a tenth, for a small picture and a large one, for both codecs."""
     for codec, width, height, rate in (("h264", 1280, 720, 4_000_000), ("h264", 320, 240, 500_000), ("h265", 640, 360, 1_000_000)):
