@@ -52,7 +52,7 @@ class Lane:
         self._cut_s = float("-inf")
         self._tick_s = 0.0
         self._records_since_s: float | None = None
-        self._rate = Rate(host.clock.monotonic_s())
+        self.rate = Rate(host.clock.monotonic_s())
         self._ended = False
         self._closing = Closer(host, self._enqueue, self._failed)
 
@@ -70,13 +70,13 @@ class Lane:
 
     def put(self, fragment: Fragment) -> None:
         self.waiting.put(fragment)
-        self._rate.add(fragment.length)
+        self.rate.add(fragment.length)
 
     # --- the step
 
     def step(self, now_s: float, *, flush: bool = False) -> None:
         """Everything that is due now. `flush`: the recorder stops, nothing waits for a tick."""
-        self._rate.look(now_s)
+        self.rate.look(now_s)
         if not self._ended:
             self._prepare(now_s)
         if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
@@ -95,17 +95,12 @@ class Lane:
             self._finish(volume)
 
     @property
-    def rate_bps(self) -> float:
-        """Bytes a second that come in."""
-        return self._rate.bps
-
-    @property
     def due_s(self) -> float:
         return self._tick_s
 
     def _prepare(self, now_s: float) -> None:
         for member in self.host.members():
-            self._prepared.on(member.target).want(self.host.volume_bytes(self.rate_bps), now_s)
+            self._prepared.on(member.target).want(self.host.volume_bytes(self.rate.bps), now_s)
         for volume in self.volumes():
             for copy in volume.copies.values():
                 if copy.state is CopyState.PREPARING:
@@ -155,7 +150,7 @@ class Lane:
             return  # the buffer is full; the engine makes room
         held.view[: len(raw)] = raw
         self._volumes += 1
-        bytes_max = max(host.volume_bytes(self.rate_bps), len(raw) + BATCH_BYTES_CUT // 8)
+        bytes_max = max(host.volume_bytes(self.rate.bps), len(raw) + BATCH_BYTES_CUT // 8)
         volume = OpenVolume(
             header=header,
             path=volume_path(header),

@@ -158,7 +158,7 @@ class Chores:
         engine = self._host.engines[journal]
         # Every lane that waits needs a volume, and the next one is prepared at once.
         room = self._host.hub.ask(
-            lambda: 2 * max(1, len(engine.lanes)) * engine.volume_bytes(max((x.rate_bps for x in engine.lanes), default=0.0))
+            lambda: 2 * max(1, len(engine.lanes)) * engine.volume_bytes(max((x.rate.bps for x in engine.lanes), default=0.0))
         )
         with self._pruning_lock:
             self._pruning.run({target: room})
