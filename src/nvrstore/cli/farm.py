@@ -36,7 +36,7 @@ def command(
     port: Annotated[int, typer.Option(help="TCP port; 0: the kernel chooses.")] = 8554,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     codec: Annotated[Codec, typer.Option(help="Video codec.")] = Codec.H264,
-    size: Annotated[str, typer.Option(help="Picture size.", metavar="WxH")] = "1920x1080",
+    size: Annotated[str, typer.Option(help="Picture size; 1920x1080, with --burn 640x360.", metavar="WxH")] = "",
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 25,
     bitrate: Annotated[str, typer.Option(help="Bits per second and camera: 4M, 512k.")] = "4M",
     gop: Annotated[int, typer.Option(help="Frames from key frame to key frame.")] = 50,
@@ -59,7 +59,7 @@ def command(
     """Simulated cameras over real RTSP: rtsp://HOST:PORT/cam0, /cam1, ... Every frame is numbered."""
     user, _, password = login.partition(":")
     story = Script() if script is None else load_script(script, streams)
-    width, height = _size(size)
+    width, height = _size(size or ("640x360" if burn else "1920x1080"))
     config = FarmConfig(
         streams=streams,
         port=port,

@@ -96,17 +96,15 @@ class AudioReel:
     config: bytes
 
 
-def pattern(spec: VideoSpec, frames: int) -> Iterable[VideoFrame]:
-    """The test pattern under noise, which is coarser where there are more bits to spend."""
+def pattern(spec: VideoSpec, frames: int, *, noise: bool = True) -> Iterable[VideoFrame]:
+    """The test pattern, under noise that is coarser where there are more bits to spend."""
     bits_per_pixel = spec.bitrate_bps / float(spec.fps) / (spec.width * spec.height)
     strength = max(4, min(60, round(bits_per_pixel * 150)))
     graph = av.filter.Graph()
-    chain = [
-        graph.add("testsrc2", f"size={spec.width}x{spec.height}:rate={spec.fps}"),
-        graph.add("noise", f"alls={strength}:allf=t:all_seed=1"),
-        graph.add("format", "yuv420p"),
-        graph.add("buffersink"),
-    ]
+    chain = [graph.add("testsrc2", f"size={spec.width}x{spec.height}:rate={spec.fps}")]
+    if noise:
+        chain.append(graph.add("noise", f"alls={strength}:allf=t:all_seed=1"))
+    chain += [graph.add("format", "yuv420p"), graph.add("buffersink")]
     for one, next_one in pairwise(chain):
         one.link_to(next_one)
     graph.configure()
