@@ -1,4 +1,7 @@
-"""`nvrstore target init DIR`: make a directory a target, once.
+"""`nvrstore target`: make a directory a target, once; take one out of a running recorder, and bring it back.
+
+    nvrstore target drain array-a nvr.toml       it may be unmounted then; recording goes on with the others
+    nvrstore target return array-a nvr.toml      it joins again, gets what it missed, then its role
 
     nvrstore target init /mnt/array-a            people: its id, what is below it, the line for the configuration
     nvrstore target init /mnt/array-a --json     programs: {"name", "path", "id", "medium", "total_bytes", ...}
@@ -17,7 +20,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from nvrstore.cli.common import JsonFlag, human_bytes, print_json, say, warn
+from nvrstore.cli.common import ConfigFile, JsonFlag, human_bytes, print_json, say, warn
+from nvrstore.config import Config
+from nvrstore.control import call
 from nvrstore.errors import TargetIOError, UsageError
 from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.directory import DirectoryTarget, medium_of
@@ -32,7 +37,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.callback()
 def group() -> None:
-    """Prepare a directory as a target."""
+    """Prepare a directory as a target; take one out for maintenance, and bring it back."""
 
 
 @app.command("init")
@@ -57,6 +62,37 @@ def init(
     say()
     say("in the configuration:")
     say(f"target = [ {{ name = {json.dumps(made['name'])}, path = {json.dumps(str(path))} }} ]")
+
+
+@app.command("drain")
+def drain(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The target's name in the configuration.", show_default=False)],
+    config: ConfigFile,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take a target out of a running recorder, for maintenance: it may be unmounted then. Recording goes on with the others."""
+    _steer("drain", name, config, as_json=as_json, done=f"{name} is drained; bring it back with: nvrstore target return {name}")
+
+
+@app.command("return")
+def bring_back(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The target's name in the configuration.", show_default=False)],
+    config: ConfigFile,
+    as_json: JsonFlag = False,
+) -> None:
+    """Maintenance is over: the target joins again, gets what it missed, then its role."""
+    _steer("return", name, config, as_json=as_json, done=f"{name} returns: `nvrstore status` shows how far its resync is")
+
+
+def _steer(verb: str, name: str, config: Path, *, as_json: bool, done: str) -> None:
+    socket = Config.load(config).recorder.state / "control.sock"
+    call(socket, verb, target=name)
+    if as_json:
+        journals = call(socket, "status")["journals"]
+        states = {j["journal"]: t["state"] for j in journals for t in j["targets"] if t["target"] == name}
+        print_json({"target": name, "done": verb, "states": states})
+    else:
+        say(done)
 
 
 def _init(name: str, path: Path, *, force: bool) -> dict[str, Any]:
