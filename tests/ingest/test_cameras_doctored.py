@@ -5,8 +5,11 @@ Named like test_cameras.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.support.ingest import FRAME_S, Stage
+from tests.support.media import VIDEO_CONFIG
 
 from nvrstore.errors import SourceRefusedError
 from nvrstore.limits import FRAGMENT_BYTES_MAX, KEYFRAME_WAIT_S
@@ -26,6 +29,21 @@ def test_camera_10_a_step_of_our_clock_ends_a_run_and_loses_nothing() -> None:
     assert [run.reason for run in stage.book.runs()] == [RunReason.START, RunReason.CLOCK_STEP]
     first, last = stage.book.of()[0], stage.book.of()[-1]
     assert last.end_ns - first.utc_ns == pytest.approx(3608 * NS_PER_S, abs=NS_PER_S)
+
+
+def test_camera_13_frames_before_a_change_belong_to_what_was_before() -> None:
+    """Also those that are still held at the start of a session, until their place in time is known."""
+    stage = Stage()
+    stage.connect()
+    stage.run(0.2, frames=True)
+    stage.source.receiver.on_track(replace(VIDEO_CONFIG, width=640, height=480))
+    stage.frame(keyframe=True)
+    stage.run(2, frames=True)
+    stage.supervisor.stop()
+    sizes = [(fragment.config.width, fragment.samples) for fragment in stage.book.of()]
+    assert sizes[0] == (320, 5)
+    assert {width for width, _ in sizes[1:]} == {640}
+    stage.book.check()
 
 
 def test_camera_15_a_stream_without_any_keyframe_is_recorded_after_a_bounded_wait() -> None:

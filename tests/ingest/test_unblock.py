@@ -21,7 +21,7 @@ class Waiting:
 
     def __init__(self, wait: Callable[[], object]) -> None:
         self._wait = wait
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
     def _run(self) -> None:
