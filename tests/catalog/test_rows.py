@@ -53,8 +53,10 @@ def test_the_same_fragment_twice_is_listed_once() -> None:
     feed.batch(entry(1))
     feed.batch(entry(0), entry(1))
     rows = volume_rows(feed.header, "p", [*feed.batches])
+    before = (rows.batches, rows.length, len(rows.new_batches))
     rows.add(first)
     assert [(s.samples, s.fragments) for s in rows.spans.values()] == [(50, 2)]
+    assert (rows.batches, rows.length, len(rows.new_batches)) == before == (3, feed.offset, 3)
 
 
 def test_the_last_record_of_an_id_is_kept_with_its_place() -> None:

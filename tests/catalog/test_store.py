@@ -277,6 +277,57 @@ def test_a_broken_row_does_not_end_the_catalog(tmp_path: Path, monkeypatch: pyte
             assert [volume.number for volume in reader.volumes()] == [1]
 
 
+def test_a_catalog_that_breaks_while_it_is_written_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk gives other bytes than were written: a new file is begun, what waits goes into it, and a refresh is asked for."""
+    real, broken = schema.put_volume, [True]
+
+    def put_volume(connection: sqlite3.Connection, head: VolumeHeader, place: str) -> int:
+        if broken.pop() if broken else False:
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        return real(connection, head, place)
+
+    monkeypatch.setattr(schema, "put_volume", put_volume)
+    feed = Feed(header())
+    with catalog_at(tmp_path / "c") as catalog:
+        assert catalog.flush()
+        catalog.refreshed()
+        assert catalog.flush()
+        catalog.batch_committed(feed.header, path(feed.header), feed.batch(entry(0)), ["a"])
+        assert not catalog.flush()
+        assert (tmp_path / "c.unreadable").exists()
+        catalog.batch_committed(feed.header, path(feed.header), feed.batch(entry(1)), ["a"])
+        assert catalog.flush()
+        assert catalog.needs_refresh
+        with CatalogReader(catalog.path) as reader:
+            assert len(reader.volumes()) == 1
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind_and_is_tried_again(tmp_path: Path) -> None:
+    """What waits is written whole or not at all, on the same connection too."""
+    writer = Writer(tmp_path / "c")
+    feed = Feed(header())
+    writer.grow(feed.header, path(feed.header), feed.batch(entry(0)), ["a"])
+    failures = [True]
+
+    def change(connection: sqlite3.Connection) -> None:
+        if failures:
+            failures.pop()
+            raise sqlite3.OperationalError("disk I/O error")
+
+    writer.change(change)
+    with pytest.raises(sqlite3.OperationalError):
+        writer.write()
+    with CatalogReader(tmp_path / "c") as reader:
+        assert reader.volumes() == []
+    assert writer.write()
+    assert writer.waiting == 0
+    with CatalogReader(tmp_path / "c") as reader:
+        assert [span.samples for span in reader.spans("gate")] == [25]
+    writer.close()
+
+
 def test_telling_is_refused_quietly_after_close(tmp_path: Path) -> None:
     """A late completion of the engine must not fail because the catalog is gone already."""
     feed = Feed(header())

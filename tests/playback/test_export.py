@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -237,6 +239,26 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert report.path == str(place)
     assert hashlib.sha256(place.read_bytes()).hexdigest() == report.sha256
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_a_file_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes durable, then the name, then the directory: after a power cut there is the whole file, or none."""
+    steps: list[str] = []
+    fsync, replace_file = os.fsync, os.replace
+
+    def noting_fsync(fd: int) -> None:
+        steps.append("directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    def noting_replace(source: Path, target: Path) -> None:
+        steps.append("name")
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    with reader_of(Footage.record([video("gate", seconds=1)], per_volume_s=60.0)) as reader:
+        export_file(reader, ["gate"], T0, T0 + NS_PER_S, tmp_path / "clip.mp4")
+    assert steps == ["file", "name", "directory"]
 
 
 def test_progress_counts_to_the_total() -> None:

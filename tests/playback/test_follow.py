@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from tests.support.footage import SESSION, T0, Footage, video
 from tests.support.media import payloads
 
@@ -16,6 +18,7 @@ from nvrstore.playback.copies import Copies
 from nvrstore.playback.follow import Follower
 from nvrstore.playback.library import Library
 from nvrstore.playback.reader import FootageReader, Piece, StoredFragment
+from nvrstore.targets.contract import Request
 from nvrstore.targets.memory import MemoryTarget
 
 
@@ -90,6 +93,50 @@ def test_every_fragment_comes_once_whatever_the_rhythm(tmp_path: Path) -> None:
             found += caught_up(pieces)
             assert samples(found) == expected
             assert caught_up(pieces) == []
+
+
+def test_what_becomes_durable_while_history_is_read_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seam: more is committed between the listener's first look and its reading of the past."""
+    footage = Footage.record([video("gate", seconds=6), video("yard", seconds=6)], per_volume_s=3.0, close_last=False)
+    with recording(tmp_path / "c", footage) as r:
+        r.record(3)
+        past = r.reader.pieces
+
+        def slow(*args: Any) -> Iterator[Piece]:
+            r.record(4)
+            return past(args[0], args[1], args[2] + 2 * NS_PER_S, *args[3:])
+
+        monkeypatch.setattr(r.reader, "pieces", slow)
+        pieces = Follower(r.reader, "gate", T0).pieces()
+        found = caught_up(pieces)
+        r.record()
+        found += caught_up(pieces)
+        assert sorted(f.index for f in found if isinstance(f, StoredFragment)) == [25 * n for n in range(6)]
+
+
+def test_nothing_new_costs_no_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A viewer that has everything asks the catalog whether there is more, and reads no directory and no target again."""
+    footage = Footage.record([video("gate", seconds=6)], per_volume_s=2.0, close_last=False)
+    with recording(tmp_path / "c", footage) as r:
+        r.record()
+        pieces = Follower(r.reader, "gate", T0).pieces()
+        caught_up(pieces)
+        asked: list[object] = []
+
+        def fault(request: Request) -> int:
+            asked.append(request)
+            return 0
+
+        def lots_of(*args: Any, **kwargs: Any) -> tuple[list[Any], list[Any]]:
+            asked.append(args)
+            return [], []
+
+        for target in r.targets.values():
+            target.fault = fault
+        monkeypatch.setattr(r.reader, "lots_of", lots_of)
+        for _ in range(5):
+            assert caught_up(pieces) == []
+        assert asked == []
 
 
 def test_a_start_that_nothing_was_recorded_behind_waits(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.footage import T0, Footage
+from tests.support.footage import SESSION, T0, Footage, video
 
 from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.store import Catalog
@@ -113,6 +114,22 @@ def test_a_rebuild_beside_a_recorder_is_refused(tmp_path: Path) -> None:
             rebuild(tmp_path / "c", copies)
 
 
+def test_a_rebuild_keeps_no_trace_of_the_catalog_before_it(tmp_path: Path) -> None:
+    """The old catalog's recorder died and left its log beside it: nothing of that log gets into the new file."""
+    old = Footage.record([video("old", seconds=2, session=SESSION + 9)], per_volume_s=60.0, session=SESSION + 9, term=9)
+    footage = Footage.record(seconds=2, per_volume_s=2.0)
+    with catalog_at(tmp_path / "live") as catalog:
+        assert catalog.flush()
+        old.feed(catalog)
+        assert catalog.flush()
+        for suffix in ("", "-wal"):  # as a power cut leaves them
+            shutil.copy(tmp_path / f"live{suffix}", tmp_path / f"c{suffix}")
+    with targets_at(tmp_path, footage) as copies:
+        rebuild(tmp_path / "c", copies)
+    with CatalogReader(tmp_path / "c") as reader:
+        assert [volume.path for volume in reader.volumes()] == [stored.path for stored in footage.volumes]
+
+
 def test_a_rebuild_replaces_an_unreadable_catalog(tmp_path: Path) -> None:
     """What lay there does not matter, nor what lies beside it."""
     footage = Footage.record(seconds=2, per_volume_s=2.0)
@@ -176,6 +193,24 @@ def test_a_library_follows_the_recorder_that_comes_back(tmp_path: Path) -> None:
             assert len(now.volumes()) == len(footage.volumes)
             assert library.reader() is now
         assert len(before.volumes()) == len(footage.volumes), "a reader that was handed out goes on answering"
+        library.close()
+
+
+def test_after_a_crash_the_recorder_that_runs_again_is_asked_not_the_overlay(tmp_path: Path) -> None:
+    """The catalog of a recorder that died is completed from the targets, until a recorder writes that same file again."""
+    footage = Footage.record(seconds=6, per_volume_s=2.0)
+    first, *rest = footage.volumes
+    with targets_at(tmp_path, Footage(footage.tracks, [first])) as copies:
+        with catalog_at(tmp_path / "c") as catalog:
+            catalog.volume_opened(first.header, first.path, ["a", "b"])
+        library = Library(tmp_path / "c", copies)
+        assert [volume.closed for volume in library.reader().volumes()] == [True], "the overlay knows more than the file"
+        with catalog_at(tmp_path / "c") as catalog:
+            Footage(footage.tracks, rest).feed(catalog)
+            assert catalog.flush()
+            assert [volume.path for volume in library.reader().volumes()] == [stored.path for stored in footage.volumes]
+            assert [volume.closed for volume in library.reader().volumes()] == [False, *(True for _ in rest)]
+            assert library.unreachable() == ()
         library.close()
 
 

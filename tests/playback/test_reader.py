@@ -18,6 +18,7 @@ from nvrstore.catalog.store import Catalog
 from nvrstore.clock import ManualClock
 from nvrstore.media.boxes import HEADER
 from nvrstore.model import NS_PER_S, Cause, Gap, Media
+from nvrstore.playback import reader as reader_module
 from nvrstore.playback.copies import Copies
 from nvrstore.playback.library import Library
 from nvrstore.playback.reader import FootageReader, Piece, StoredFragment
@@ -105,6 +106,15 @@ def test_a_span_gets_the_fragments_that_reach_into_it() -> None:
         assert [(f.utc_ns - T0) / NS_PER_S for f in found] == [1.0, 2.0, 3.0, 4.0]
 
 
+def test_long_footage_is_read_window_by_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A span that is longer than what is planned at once, and footage hours later: nothing is skipped, nothing comes twice."""
+    monkeypatch.setattr(reader_module, "WINDOW_NS", NS_PER_S * 3 // 2)
+    later = Footage.record([video("gate", seconds=4, start_s=3000.3, session=SESSION + 1)], session=SESSION + 1, term=2, per_volume_s=60.0)
+    first = Footage.record([video("gate", seconds=8)], per_volume_s=60.0)
+    with house(Footage(first.tracks, [*first.volumes, *later.volumes])) as h:
+        assert [f.index for f in h.fragments()] == [25 * n for n in (*range(8), *range(4))]
+
+
 def test_video_and_audio_come_interleaved_by_time() -> None:
     """Without a medium both tracks are read, in order of their UTC."""
     with house() as h:
@@ -163,6 +173,20 @@ def test_a_damaged_directory_in_one_copy_costs_nothing(where: str) -> None:
         assert same_samples(h.fragments(), h.footage)
 
 
+def test_no_flipped_bit_of_an_index_is_believed() -> None:
+    """Wherever the index of one copy is damaged: what is read is what the camera sent, from the other copy if need be."""
+    with house(Footage.record([video("gate", seconds=3)], per_volume_s=60.0)) as h:
+        h.library.reader()
+        stored = h.footage.volumes[0]
+        start = stored.volume.batches[-1].end
+        for offset in [*range(start, start + 900, 13), *range(start + 900, len(stored.data), 97)]:
+            h.flip("a", stored, offset)
+            fresh = FootageReader(h.library, h.copies)
+            found = [p for p in fresh.pieces("gate", T0, FAR, Media.VIDEO) if isinstance(p, StoredFragment)]
+            assert same_samples(found, h.footage), f"byte {offset - start} of the index"
+            h.flip("a", stored, offset)
+
+
 @pytest.mark.parametrize("close_last", [True, False])
 def test_a_batch_whose_header_is_damaged_everywhere_is_a_hole(close_last: bool) -> None:
     """Its index, if it has one, still tells where the fragments are; without one they cannot be found, and that is said."""
@@ -195,14 +219,23 @@ def test_both_headers_damaged_is_said_for_the_whole_volume() -> None:
         assert sum(p.samples for p in pieces if isinstance(p, StoredFragment)) == 150 - sum(e.samples for e in lost)
 
 
-def test_a_target_that_hangs_mid_read_is_left_for_the_other() -> None:
+def test_a_target_that_hangs_mid_read_is_left_for_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """The read times out once; from then on the target is avoided, and tried again after a while."""
     with house(bulky(20)) as h:
         h.library.reader()
         pieces = h.reader.pieces("gate", T0, T0 + 20 * NS_PER_S, Media.VIDEO)
         first = next(pieces)
         h.targets["a"].hold()
+        restarted: list[str] = []
+        restart = h.targets["a"].keeper.restart
+
+        def noting_restart() -> bool:
+            restarted.append("a")
+            return restart()
+
+        monkeypatch.setattr(h.targets["a"].keeper, "restart", noting_restart)
         rest = list(pieces)
+        assert restarted == ["a"], "once: the next reader must not queue behind the stuck call"
         assert [p.index for p in [first, *rest] if isinstance(p, StoredFragment)] == [25 * n for n in range(20)]
         assert h.copies.avoided("a")
         h.targets["a"].release()
@@ -277,11 +310,11 @@ def test_the_same_fragment_in_two_volumes_is_read_once() -> None:
     footage.add([[f] for f in footage.fragments("gate")], number=9)
     with house(footage) as h:
         assert same_samples(h.fragments(), footage)
-        first = footage.volumes[0]
-        offset, _ = place_of(first, "gate")
-        for target in "ab":
-            h.flip(target, first, offset + 200)
-        assert same_samples(h.fragments(), footage), "both copies of the volume are damaged, the other volume is not"
+        for stored, nth in ((footage.volumes[0], 0), (footage.volumes[-1], 1)):
+            offset, _ = place_of(stored, "gate", nth)
+            for target in "ab":
+                h.flip(target, stored, offset + 200)
+        assert same_samples(h.fragments(), footage), "what both copies of one volume lack, the other volume has"
 
 
 def test_runs_that_overlap_in_time_are_both_listed() -> None:
@@ -332,7 +365,12 @@ def test_the_memory_of_a_read_is_bounded() -> None:
     with house(bulky(30)) as h:
         h.library.reader()
         asked: list[int] = []
-        h.targets["a"].fault = lambda request: asked.append(request.length) or 0 if request.verb is Verb.READ else 0  # type: ignore[func-returns-value]
+
+        def fault(request: Request) -> int:
+            asked.append(request.length if request.verb is Verb.READ else 0)
+            return 0
+
+        h.targets["a"].fault = fault
         pieces = h.reader.pieces("gate", T0, FAR, Media.VIDEO)
         next(pieces)
         assert sum(asked) < 10 << 20

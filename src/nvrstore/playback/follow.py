@@ -95,12 +95,9 @@ class Follower:
             self._holes_ns = self._at_ns
 
     def _told(self, piece: Piece) -> Iterator[Piece]:
-        """`piece`, unless it was handed out before."""
+        """`piece`, unless it is a gap that was told as it is now."""
         if isinstance(piece, StoredFragment):
-            identity = (piece.track, piece.session, piece.index)
-            if identity in self._handed:
-                return
-            _remember(self._handed, identity, None)
+            _remember(self._handed, (piece.track, piece.session, piece.index), None)
             self._at_ns = max(self._at_ns, piece.end_ns)
         elif isinstance(piece, Gap):
             if self._gaps.get(piece.id, -1) == piece.end_ns:
