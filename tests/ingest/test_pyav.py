@@ -22,6 +22,7 @@ from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import StreamConfig
 from nvrstore.errors import SourceEndedError, SourceNotVideoError
 from nvrstore.farm import Farm, FarmConfig
+from nvrstore.farm.oddities import Act
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.pyav import PyavEngine, PyavSource
 from nvrstore.ingest.video import VideoFeed
@@ -160,6 +161,33 @@ def test_a_login_is_shown_by_nothing(caplog: pytest.LogCaptureFixture, capfd: py
     assert "refuses the login" in text
     for form in (SECRET, "s3cr3t", "intruder"):
         assert form not in text
+
+
+@pytest.mark.parametrize("password", ["s3cr3t", "s3cr3t/with@all:of#it"])
+def test_a_login_that_a_hook_wrote_into_the_url_is_taken_out_of_it(password: str) -> None:
+    """Also where it is no valid URL any more, as many cameras' manuals have it."""
+    with Farm(replace(SMALL, auth="digest", password=password)) as farm:
+        endpoint = Endpoint(farm.url(0, login=False).replace("//", f"//admin:{password}@"))
+        assert "s3cr3t" not in repr(endpoint)
+        ear = Ear()
+        source = PyavEngine()(SourceRequest("gate", lambda: endpoint), ear, SYSTEM_CLOCK)
+        source.start()
+        ear.hear(3)
+        farm.act(Act("disconnect"))
+        assert "s3cr3t" not in str(ear.end())
+        assert source.join(STOP_S)
+
+
+def test_a_small_udp_buffer_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With what to do about it."""
+    small = tmp_path / "rmem_max"
+    small.write_text("212992\n")
+    monkeypatch.setattr("nvrstore.ingest.pyav._RMEM_MAX", small)
+    engine = PyavEngine()
+    engine.warn_of_udp()
+    engine.warn_of_udp()
+    (record,) = caplog.records
+    assert "sysctl net.core.rmem_max=" in record.getMessage()
 
 
 def test_libav_prints_nothing(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from nvrstore.clock import Clock
+from nvrstore.config.login import split_login, split_url
 from nvrstore.errors import SourceError
 from nvrstore.limits import SILENCE_S
 from nvrstore.model import Fragment, Media, Record, Sample, TrackConfig, TrackKey
@@ -25,10 +26,16 @@ from nvrstore.model import Fragment, Media, Record, Sample, TrackConfig, TrackKe
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a camera is, and how to log in. `url` holds no credentials; the login is shown by nothing."""
+    """Where a camera is, and how to log in. The login is shown by nothing; one that was written into the URL is taken out of it."""
 
     url: str
     login: tuple[str, str] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        url, found = split_url(self.url)
+        object.__setattr__(self, "url", url)
+        if found is not None and self.login is None:
+            object.__setattr__(self, "login", split_login(found))
 
 
 #: Asked at every connect, in a thread of ingest: may block (a vault, ONVIF, a token URL), may raise `SourceError`.

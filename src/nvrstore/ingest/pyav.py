@@ -13,6 +13,7 @@ shutting its socket down (unblock.py); one that waits elsewhere (for a name serv
 
 Invariants: the URL with the login is built here, given to libav, and dropped; everything told to others has it taken
 out. No path of a target is ever opened here.
+Does not see what libav hides: RTP packets that are lost over UDP are damage only where libav says so. TCP loses none.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import av
@@ -44,6 +46,8 @@ _PACED: Final = ("file:", "http:", "https:")
 # libav's defaults look at five seconds of a stream before they give any of it.
 _OPTIONS: Final = {"fpsprobesize": "0", "probesize": "500000", "analyzeduration": "500000"}
 
+_UDP_BUFFER_BYTES: Final = 4 << 20  # a keyframe comes in one burst; the system gives half of what net.core.rmem_max allows
+_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
 _TIMEOUT_US_MAX: Final = 2_000_000_000  # libav's TCP refuses to connect with more than 31 bits of microseconds
 
 _log = get_logger("ingest.pyav")
@@ -59,6 +63,7 @@ class PyavEngine:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._sources = 0
+        self._warned = False  # about UDP
         self._thread: threading.Thread | None = None
 
     def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> PyavSource:
@@ -71,6 +76,18 @@ class PyavEngine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._handle, name="nvrstore-pyav", daemon=True)
                 self._thread.start()
+
+    def warn_of_udp(self) -> None:
+        """Once: the system may not allow the buffer that a keyframe needs, and then packets are lost on the last metre."""
+        if not self._warned:
+            self._warned = True
+            try:
+                allowed = int(_RMEM_MAX.read_text(encoding="ascii"))
+            except (OSError, ValueError):
+                return
+            if allowed < _UDP_BUFFER_BYTES:
+                hint = f"sysctl net.core.rmem_max={_UDP_BUFFER_BYTES}"
+                _log.warning("udp.buffer_small", allowed_bytes=allowed, wanted_bytes=_UDP_BUFFER_BYTES, hint=hint)
 
     def wake(self) -> None:
         """Something in the queue should not wait."""
@@ -243,7 +260,8 @@ class PyavSource:
         if url.lower().startswith(_RTSP):
             options = {**_OPTIONS, "timeout": timeout_us, "rtsp_transport": request.transport}
             if request.transport == "udp":
-                options["buffer_size"] = str(8 << 20)  # as much as net.core.rmem_max allows: a keyframe comes in one burst
+                options["buffer_size"] = str(_UDP_BUFFER_BYTES)
+                self._engine.warn_of_udp()
             if request.audio == "off":
                 options["allowed_media_types"] = "video"
         elif url.lower().startswith(("http:", "https:", "tcp:")):
