@@ -66,10 +66,10 @@ class FuseDisk:
         if out is None or not select.select([out], [], [], ANSWER_S)[0] or out.readline() != word + "\n":
             raise FaultError(f"the daemon of {self.path} did not say that it is {word}")
 
-    def fail(self, code: int, *ops: str) -> None:
-        """These operations (all, when none is named) answer with an error number."""
+    def fail(self, code: int, *ops: str, times: int | None = None) -> None:
+        """These operations (all, when none is named) answer with an error number; each only so many `times`, where given."""
         for op in ops or ("*",):
-            self._tell(op=op, errno=code)
+            self._tell(op=op, errno=code, times=times)
 
     def hang(self, *ops: str) -> None:
         """These operations (all, when none is named) do not come back until `clear`."""

@@ -1,7 +1,7 @@
 """A file system that fails on demand: passes everything on to a directory, in a process of its own, through FUSE.
 
     python fuse_server.py BACKING MOUNT_POINT
-    stdin:  one JSON object a line: {"op": "write" | "*", "errno": 5} | {"op": ..., "hang": true} | {"clear": true}
+    stdin:  one JSON object a line: {"op": "write" | "*", "errno": 5, "times": 1 | null} | {"op": ..., "hang": true} | {"clear": true}
     stdout: "ready" once it serves, "done" once a rule is in force
 
 A hanging operation waits until the rules say otherwise, in the daemon; its caller waits in the kernel, as on a dead NFS
@@ -45,6 +45,10 @@ class Rules:
         with self._changed:
             while (rule := self._rules.get(op) or self._rules.get("*")) and rule.get("hang"):
                 self._changed.wait()
+            if rule and rule.get("times"):
+                rule["times"] -= 1
+                if not rule["times"]:
+                    del self._rules[rule["op"]]
         if rule:
             raise mfusepy.FuseOSError(rule["errno"])
 
