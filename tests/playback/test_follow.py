@@ -118,8 +118,10 @@ def test_nothing_new_costs_no_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A viewer that has everything asks the catalog whether there is more, and reads no directory and no target again."""
     footage = Footage.record([video("gate", seconds=6)], per_volume_s=2.0, close_last=False)
     with recording(tmp_path / "c", footage) as r:
-        r.record()
+        r.record(2)
         pieces = Follower(r.reader, "gate", T0).pieces()
+        caught_up(pieces)
+        r.record()
         caught_up(pieces)
         asked: list[object] = []
 

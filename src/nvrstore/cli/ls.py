@@ -132,7 +132,7 @@ def _mark_row(mark: Mark) -> list[Any]:
 
 def _coverage_row(c: Any) -> list[Any]:
     gaps = ", ".join(f"{cause} {human_s(ms / 1000)}" for cause, ms in c.gaps_ms.items())
-    share = c.recorded_ms * 1_000_000 / max(1, c.end_ns - c.start_ns)
+    share = c.recorded_ms / max(1, c.recorded_ms + sum(c.gaps_ms.values()) + c.unexplained_ms + c.outside_ms)
     return [c.stream, iso(c.start_ns), iso(c.end_ns), human_s(c.recorded_ms / 1000), f"{share:.3%}", gaps, human_s(c.unexplained_ms / 1000)]
 
 
