@@ -42,11 +42,21 @@ _BANDS: Final = {
     "away": "var(--away)",
 }
 
-LEGEND: Final = """<p>In each picture time runs to the right. The upper curve: frames that the recorder accepted per second, of all
-cameras; it must not dip. The lower one: how old the newest footage is that is durable, of the worst camera; it rises while no
-commit can be made. Below, what each target was: <i>synced</i> lacks nothing; <i>live</i> takes new footage and is being given
-what it missed; <i>joining</i> is about to; <i>hold-down</i> works again and is watched for a while; <i>away</i> is lost;
-<i>ready</i> is a spare that waits. Vertical lines mark what was done and what came of it, with their words above.</p>"""
+_WORDS: Final = {
+    "synced": "lacks nothing",
+    "live": "takes new footage, and is being given what it missed",
+    "joining": "is about to",
+    "hold-down": "works again, and is watched for a while",
+    "away": "is lost",
+    "ready": "is a spare that waits",
+}
+LEGEND: Final = (
+    """<p>In each picture time runs to the right. The upper curve: frames that the recorder accepted per second, of all cameras; it must
+not dip. The lower one: how old the newest footage is that is durable, of the worst camera; it falls with each commit, and rises while none
+can be made. Vertical lines mark what was done and what came of it, with their words above. The bands say what each target was:</p><p>"""
+    + " ".join(f'<span class=key style="background:{_BANDS[state]}">{state}</span> {words}.' for state, words in _WORDS.items())
+    + "</p>"
+)
 
 
 def draw(run: Run, fps: float) -> str:
@@ -69,8 +79,8 @@ def draw(run: Run, fps: float) -> str:
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(_told(run))}"><title>{escape(_told(run))}</title>',
         _axis(x, end_s, height),
-        _curve(rates, x, TOP, full * 1.25, "var(--frames)", "frames/s", f"{full:.0f}", full),
-        _curve(ages, x, TOP + PLOT + 26, age_max, "var(--age)", "age of durable s", f"{age_max:.1f}", age_max),
+        _curve(rates, x, TOP, full * 1.25, "var(--frames)", "frames accepted|per second", f"{full:.0f}", full),
+        _curve(ages, x, TOP + PLOT + 26, age_max, "var(--age)", "age of the newest|durable frame, s", f"{age_max:.1f}", age_max),
     ]
     for i, name in enumerate(names):
         parts.append(_bands(name, samples, x, end_s, bands_y + i * (BAND + 6)))
@@ -119,7 +129,7 @@ def _curve(
         return top + PLOT - PLOT * min(max(value, 0.0), most) / most
 
     parts = [
-        f'<text x="10" y="{top + 36}">{escape(title)}</text>',
+        *(f'<text x="10" y="{top + 30 + 16 * i}">{escape(line)}</text>' for i, line in enumerate(title.split("|"))),
         f'<text class="soft" x="{LEFT - 8}" y="{y(at) + 4:.1f}" text-anchor="end">{label}</text>',
         f'<text class="soft" x="{LEFT - 8}" y="{top + PLOT + 4}" text-anchor="end">0</text>',
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{top + PLOT}" y2="{top + PLOT}" stroke="var(--line)"/>',
@@ -152,7 +162,7 @@ def _bands(name: str, samples: Sequence[Sample], x: Callable[[float], float], en
 
 
 def _marks(moments: Sequence[Moment], x: Callable[[float], float], bottom: int) -> str:
-    parts = []
+    parts, words = [], []  # words come last, so that no line crosses them out
     ends = [0.0] * ROWS  # where the last label of each row ends
     for moment in moments:
         if moment.kind not in _MARKS:
@@ -170,5 +180,5 @@ def _marks(moments: Sequence[Moment], x: Callable[[float], float], bottom: int) 
             f"<title>{escape(f'{moment.t_s:.2f} s: {moment.text}')}</title></line>"
         )
         side = f'x="{at - 4:.1f}" text-anchor="end"' if flip else f'x="{at + 4:.1f}"'
-        parts.append(f'<text {side} y="{y}" style="fill:{colour};font-weight:600">{escape(word)}</text>')
-    return "".join(parts)
+        words.append(f'<text {side} y="{y}" class="mark" style="fill:{colour}">{escape(word)}</text>')
+    return "".join([*parts, *words])

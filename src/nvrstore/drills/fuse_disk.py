@@ -42,7 +42,7 @@ class FuseDisk:
             raise FaultError("there is no FUSE here", hint="`pip install mfusepy`, `apt install fuse3`, and access to /dev/fuse")
         # By path: it needs nothing of the library around it, and is up in a moment.
         command = [sys.executable, "-P", str(Path(__file__).with_name("fuse_server.py")), str(backing), str(path)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as daemon:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as daemon:
             try:
                 disk = cls(daemon, path)
                 disk._hear("ready")

@@ -41,6 +41,8 @@ td.n, th.n { text-align: right; }
 svg { display: block; width: 100%; height: auto; background: var(--panel); border-radius: 6px; margin: 8px 0; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--ink); }
 svg .soft { fill: var(--soft); }
+svg .mark { font-weight: 600; paint-order: stroke; stroke: var(--panel); stroke-width: 4px; stroke-linejoin: round; }
+.key { padding: 1px 8px; border: 1px solid var(--line); border-radius: 3px; }
 dt { font-weight: 600; float: left; clear: left; width: 130px; }
 dd { margin: 0 0 4px 130px; }
 a, summary { color: var(--frames); }

@@ -253,7 +253,7 @@ def _named(accounts: Mapping[str, Account], stream: str) -> list[tuple[str, Any]
 
 def _explained(run: Run, accounts: Mapping[str, Account]) -> None:
     """What died with the recorder has to stand in the ledger."""
-    records = [record for account in accounts.values() for record in account.records if record.kind is RecordKind.GAP]
+    records = [record for account in accounts.values() for record in account.records if record.kind == RecordKind.GAP]
     gaps = {gap.stream for gap in map(Gap.of, records) if gap.cause is Cause.RECORDER}
     for result in run.streams:
         if result.unrecorded and result.stream not in gaps:

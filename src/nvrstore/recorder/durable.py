@@ -67,7 +67,7 @@ class Durability:
         done: list[Future[None]] = []
         with self._lock:
             short = self._short[journal]
-            for count in range(copies):
+            for count in range(min(copies, len(short))):  # a spare that is released in a moment may be one more than wanted
                 short[count] = False
             for stream in streams:
                 line = self._line(stream)
