@@ -73,7 +73,7 @@ class JournalEngine:
         self._losses = Losses()
         self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
         self.lost_at_s: float | None = None
-        self._stopping = False
+        self._stopping = self._ended = False
         self.commit_latencies = Latencies(1024)
         self.commits = 0
 
@@ -133,6 +133,8 @@ class JournalEngine:
 
     def step(self, *, resumed_s: float = 0.0) -> None:
         """Everything that is due. `resumed_s`: when the caller last came back from an unusual pause."""
+        if self._ended:
+            return  # what upkeep still writes down comes too late: the next recorder finds the same
         now_s = self.clock.monotonic_s()
         self._take_in()
         self.watch.step(now_s, resumed_s=resumed_s)
@@ -332,13 +334,15 @@ class JournalEngine:
             lane.require(self._set)
 
     def stop(self) -> None:
-        """No more ticks: commit what is here, then close every volume."""
+        """No more ticks: commit what is here, then close every volume. To be called until `idle`."""
         self._stopping = True
+        self._take_in()
         if all(not lane.waiting for lane in self.lanes):
             for lane in self.lanes:
                 if lane.volume is not None and not lane.volume.submitted:
                     lane.cut()
-        if self.idle:
+        if self.idle and not self._ended:
+            self._ended = True
             for lane in self.lanes:
                 lane.end()
 

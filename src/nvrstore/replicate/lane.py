@@ -84,7 +84,7 @@ class Lane:
         due = flush or now_s >= self._tick_s or self.waiting.bytes >= BATCH_BYTES_CUT
         if self.volume is not None and now_s - self.volume.opened_s > self.host.spec.volume_age_s:
             self.cut()
-        if self.volume is None and not self._ended and self._should_open(now_s, due):
+        if self.volume is None and not self._ended and self._should_open(now_s, due, flush):
             self._open(now_s)
         if due:
             self._tick_s = now_s + self.host.spec.tick_s
@@ -108,7 +108,7 @@ class Lane:
 
     # --- open and cut
 
-    def _should_open(self, now_s: float, due: bool) -> bool:
+    def _should_open(self, now_s: float, due: bool, flush: bool) -> bool:
         if not due or not self.host.members():
             return False
         if self.tracks:
@@ -117,7 +117,7 @@ class Lane:
             self._records_since_s = None
             return False
         self._records_since_s = now_s if self._records_since_s is None else self._records_since_s
-        return now_s - self._records_since_s >= RECORDS_ALONE_S
+        return flush or now_s - self._records_since_s >= RECORDS_ALONE_S
 
     def _open(self, now_s: float) -> None:
         host = self.host

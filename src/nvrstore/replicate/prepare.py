@@ -80,9 +80,10 @@ class Preparer:
         return path
 
     def drop(self) -> None:
-        """Remove the prepared file: the recorder stops. One that is missed here is cleared at the next start."""
-        path = self.take()
-        if path is not None:
+        """Remove the prepared file, also one that is on its way: the recorder stops. What is missed is cleared at the next start."""
+        path = self.take() or self._asked
+        self._asked = None
+        if path is not None:  # the keeper does one after the other: this comes behind a PREPARE
             self._port.target.keeper.submit(Request(Verb.UNLINK, path=path))
 
     def _prepared(self, path: str, done: Future[Answer], now_s: float) -> None:
