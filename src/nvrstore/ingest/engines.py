@@ -10,14 +10,15 @@ from typing import Final
 
 from nvrstore.errors import SourceError
 from nvrstore.ingest.contract import SourceFactory
+from nvrstore.ingest.lean import LeanEngine
 from nvrstore.ingest.pyav import PyavEngine
 
-AUTO: Final = ("lean", "pyav")
+AUTO: Final = ("pyav", "lean")
 
 
 def default_engines() -> dict[str, SourceFactory]:
     """A factory of every engine. One such set belongs to one `Ingest`: engines may share threads between their sources."""
-    return {"pyav": PyavEngine()}
+    return {"pyav": PyavEngine(), "lean": LeanEngine()}
 
 
 def choose(engines: Mapping[str, SourceFactory], wanted: str) -> tuple[str, SourceFactory]:

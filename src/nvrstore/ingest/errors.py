@@ -33,6 +33,12 @@ class SourceNetworkError(SourceUnreachableError):
     hint = "check the network between recorder and camera"
 
 
+class SourceUnsupportedError(SourceNotVideoError):
+    """The camera, or what it sends, asks for something that this engine does not speak; another one may."""
+
+    hint = 'set `engine = "auto"` or "pyav" for this stream'
+
+
 def cause_of(error: SourceError) -> Cause:
     """What the ledger says of a session that ended with `error`."""
     if isinstance(error, SourceRefusedError):

@@ -23,6 +23,8 @@ from nvrstore.media.sps import picture_size, set_id
 NAL_CODECS: Final = frozenset({"h264", "hevc"})
 PENDING_BYTES_MAX: Final = 1 << 18  # of NAL units that wait for a picture; a camera that sends more of them sends no video
 
+SET_BYTES_MAX: Final = 4096  # of one parameter set that is remembered; real ones have a few dozen bytes
+
 START_CODE: Final = b"\x00\x00\x01"
 _find_start_codes: Final = re.compile(START_CODE).finditer
 _SEI_RECOVERY_POINT: Final = 6  # payload type, H.264 D.1, H.265 D.2
@@ -173,7 +175,7 @@ class ParameterSets:
         changed = False
         for nal in nals:
             kind = types.sets.get(nal[0] >> types.shift & types.mask)
-            if kind is None or nal in known[kind]:
+            if kind is None or len(nal) > SET_BYTES_MAX or nal in known[kind]:
                 continue
             number = set_id(self.codec, kind, nal)
             kept = (other for other in known[kind] if set_id(self.codec, kind, other) != number)
@@ -243,7 +245,7 @@ class AccessUnits:
         self.sets = ParameterSets.of_extradata(codec, extradata)
         self._length_bytes = length_bytes(codec, extradata)
         self._types: Final = _TYPES[codec]
-        self._pending: list[bytes] = []
+        self.pending: list[bytes] = []  # NAL units that wait for a picture
 
     def convert(self, packet: bytes) -> AccessUnit | None:
         """The access unit in `packet`, parameter sets in front of a keyframe; None when there is no picture in it."""
@@ -253,8 +255,12 @@ class AccessUnits:
             nals = split_annexb(packet)
         else:
             nals = split_lengths(packet)
-        if self._pending:
-            nals, self._pending = self._pending + nals, []
+        return self.take(nals)
+
+    def take(self, nals: list[bytes]) -> AccessUnit | None:
+        """The same, of NAL units that are told apart already."""
+        if self.pending:
+            nals, self.pending = self.pending + nals, []
         types = self._types
         shift, mask = types.shift, types.mask
         kinds = {nal[0] >> shift & mask for nal in nals}
@@ -262,7 +268,7 @@ class AccessUnits:
             self.sets = self.sets.updated(nals)
         if kinds.isdisjoint(types.pictures):
             if sum(map(len, nals)) <= PENDING_BYTES_MAX:
-                self._pending = nals
+                self.pending = nals
             return None
         keyframe = not kinds.isdisjoint(types.keys) or (types.sei in kinds and is_keyframe(self.codec, nals))
         return AccessUnit(join_lengths(ensure_parameter_sets(nals, self.sets) if keyframe else nals), keyframe)

@@ -1,0 +1,311 @@
+"""The hot loop: RTP packets of H.264 or H.265 video, as they lie in the receive buffer, to access units.
+
+    buffer   [$ch len|RTP|FU hdr|S ......][$ch len|RTP|FU hdr|......] ... [$ch len|RTP|FU hdr|E ..]   one slice, fragmented
+                 one by one                 \\__ a run: like the one before but for sequence number, timestamp, bytes __/
+                                                one regular expression finds it, one `struct` takes its payloads out
+    parts    [u32 length + NAL header][payload][payload] ... [u32 length][NAL] ...  ─join─▶ the access unit, as in `Sample.data`
+
+Cost, measured on a 2-core virtual machine (Python 3.11, 20 KB per access unit in 15 packets): 13 µs per access unit, 8 of them
+in here, the copies included; packet by packet it would be 25. Payload is copied twice, from the receive buffer into parts, and
+from there into the access unit; both copies are in the cache. No object per packet outlives the access unit.
+
+An access unit ends with the marker bit, or where the timestamp changes (RFC 6184 5.1). Of what a sequence gap tore open,
+every byte that came is kept, up to the gap, and the access unit is flagged as damaged; so is the next one, unless it plainly
+begins behind the gap. Invariant: nothing in here keeps a reference to the receive buffer, or raises over its contents.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from functools import lru_cache
+from typing import Final, Protocol
+
+from nvrstore.ingest.lean.rtp import FRAME_BYTES, Sequence, payload_of
+from nvrstore.limits import SAMPLE_BYTES_MAX
+
+PARTS_MAX: Final = 65_536  # of one access unit: tiny packets cost more than their bytes
+RUN_MAX: Final = 64  # packets taken out at once
+RECOVERY: Final = 1 << 63  # beside the NAL unit types in `kinds`: an SEI says that decoding can begin here
+ODD: Final = 1 << 62  # something stands in there that has to be looked at closely
+
+_HEADER: Final = struct.Struct(">HHHHII")  # '$' channel, length, RTP flags and type, sequence number, timestamp, SSRC
+_LENGTH: Final = struct.Struct(">I")
+_PATTERNS_MAX: Final = 64  # sizes of packets that are worth an expression, which takes half a millisecond to make
+
+
+class Sink(Protocol):
+    """Who takes access units."""
+
+    def unit(self, data: bytes, kinds: int, timestamp: int, damaged: bool, arrival_ns: int, arrival_s: float) -> None:
+        """One access unit: NAL units behind lengths; `kinds` has a bit for every NAL unit type in it, RECOVERY and ODD."""
+
+    def flush(self) -> None:
+        """There are no more."""
+
+
+@lru_cache(maxsize=1024)
+def _sequence_numbers(stride: int, count: int) -> struct.Struct:
+    return struct.Struct(">" + f"H{stride - 2}x" * (count - 1) + "H")
+
+
+@lru_cache(maxsize=1024)
+def _payloads(stride: int, skip: int, count: int) -> struct.Struct:
+    return struct.Struct(f"{skip}x{stride - skip}s" * count)
+
+
+class UnitReader:
+    """One video track. Codecs say what differs: constants, and what to do with packets that hold several NAL units."""
+
+    shift: int  # NAL unit type = first byte >> shift & mask
+    mask: int
+    fragment: int  # type of fragmentation units
+    whole: int  # types below this one are NAL units as they are
+    header: int  # bytes of a NAL unit's header; a fragment has one more
+    sei: int
+    beginnings: frozenset[int]  # types that stand only in front of a picture
+    slices: int  # types below this one (and above 0 in H.264) are slices
+
+    def __init__(self, channel: int, payload_type: int, sink: Sink) -> None:
+        self.sequence = Sequence()
+        self.arrival_ns, self.arrival_s = 0, 0.0  # of the bytes that are being read: set by the connection
+        self._sink = sink
+        self._head: Final = 0x2400 | channel
+        self._plain: Final = 0x8000 | payload_type
+        self._marked: Final = 0x8080 | payload_type
+        self._payload_type: Final = payload_type
+        self._patterns: dict[tuple[int, int, int, int], re.Pattern[bytes]] = {}
+        # the open access unit
+        self._parts: list[bytes | bytearray] = []
+        self._timestamp = -1
+        self._bytes = self._kinds = 0
+        self._since: tuple[int, float] = (0, 0.0)  # arrival of its first packet
+        self._damaged = False
+        self._open = -1  # where in `_parts` the header of an unfinished fragmented NAL unit stands
+        self._open_bytes = 0
+        self._ended = -1  # timestamp of the last access unit, if a marker bit ended it
+        self._marks = False  # whether markers were seen at all
+        self._marker_lies = False
+        self._overflown = False
+
+    def take(self, buffer: bytearray, at: int, end: int) -> int:
+        """Read this track's packets from `at` on, as long as they are whole and follow each other; where the next frame begins."""
+        unpack, head = _HEADER.unpack_from, self._head
+        sequence, parts = self.sequence, self._parts
+        while end - at >= FRAME_BYTES:
+            mark, length, flags, number, timestamp, ssrc = unpack(buffer, at)
+            following = at + 4 + length
+            if mark != head or following > end:
+                return at
+            if flags == self._plain and length > 12:
+                start, stop, marker = at + 16, following, False
+            elif flags == self._marked and length > 12:
+                start, stop, marker = at + 16, following, not self._marker_lies
+            else:
+                found = payload_of(buffer, at + 4, following, self._payload_type)
+                if found is None:
+                    at = following
+                    continue
+                start, stop, marker = found[0], found[1], found[2] and not self._marker_lies
+            if number != sequence.expected or ssrc != sequence.ssrc:
+                if not sequence.accept(number, ssrc):
+                    at = following
+                    continue
+                if sequence.torn:
+                    self._tear(timestamp, buffer, start, stop)
+            sequence.expected = number + 1 & 0xFFFF
+            if timestamp != self._timestamp:
+                if parts:
+                    self._end(False)
+                self._timestamp = timestamp
+            if not parts:
+                self._since = (self.arrival_ns, self.arrival_s)
+                if timestamp == self._ended:
+                    self._again(buffer, start, stop)
+                    marker = marker and not self._marker_lies
+
+            first = buffer[start]
+            kind = first >> self.shift & self.mask
+            if kind == self.fragment:
+                at = self._fragment(buffer, at, following, start, stop, end, number)
+            else:
+                if kind < self.whole:
+                    parts.append(_LENGTH.pack(stop - start))
+                    parts.append(buffer[start:stop])
+                    self._kinds |= 1 << kind
+                    if kind == self.sei and has_recovery_point(parts[-1], self.header):
+                        self._kinds |= RECOVERY
+                else:
+                    self._aggregate(buffer, start, stop, kind)
+                self._bytes += stop - start
+                at = following
+            if marker:
+                self._end(True)
+            elif self._bytes > SAMPLE_BYTES_MAX or len(parts) > PARTS_MAX:
+                self._overflow()
+        return at
+
+    def _fragment(self, buffer: bytearray, at: int, following: int, start: int, stop: int, end: int, number: int) -> int:
+        """One fragment (RFC 6184 5.8, RFC 7798 4.4.3), and the run behind it; where the next frame begins."""
+        body = start + self.header + 1
+        if body > stop:
+            return following
+        parts = self._parts
+        flags = buffer[body - 1]
+        self._bytes += stop - body
+        if flags & 0x80:
+            if self._open >= 0:
+                self._close()
+            header, kind = self._rebuilt(buffer[start], buffer[start + 1], flags)
+            self._open, self._open_bytes = len(parts), len(header) + stop - body
+            parts.append(header)
+            parts.append(buffer[body:stop])
+            self._kinds |= 1 << kind
+            if kind == self.sei:
+                self._kinds |= ODD
+        elif self._open < 0:
+            self._damaged = True  # its beginning is not there
+            return following
+        else:
+            parts.append(buffer[body:stop])
+            self._open_bytes += stop - body
+        if flags & 0x40:
+            self._close()
+            return following
+        stride = following - at
+        if end - following < stride or start != at + 16 or stop != following or body == stop:
+            return following
+        return self._run(buffer, at, following, body - at, flags & 0x3F, end, number)
+
+    def _run(self, buffer: bytearray, at: int, following: int, skip: int, flags: int, end: int, number: int) -> int:
+        """Take out all fragments that follow the one at `at` and are like it, at once."""
+        stride = following - at
+        key = (stride, buffer[at + 16], buffer[at + 17] if skip == 19 else 0, flags)
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            if len(self._patterns) >= _PATTERNS_MAX or buffer[following : following + 4] != buffer[at : at + 4]:
+                return following
+            pattern = self._pattern(bytes(buffer[at : at + 5]), stride, bytes(buffer[at + 16 : at + skip - 1]) + bytes((flags,)))
+            self._patterns[key] = pattern
+        found = pattern.match(buffer, following, end)
+        if found is None:
+            return following
+        after = found.end()
+        count = (after - following) // stride
+        numbers = _sequence_numbers(stride, count).unpack_from(buffer, following + 6)
+        if number + count > 0xFFFF or numbers != tuple(range(number + 1, number + count + 1)):
+            return following
+        self._parts += _payloads(stride, skip, count).unpack_from(buffer, following)
+        size = count * (stride - skip)
+        self._bytes += size
+        self._open_bytes += size
+        self.sequence.expected = number + count + 1 & 0xFFFF
+        return after
+
+    def _pattern(self, framing: bytes, stride: int, header: bytes) -> re.Pattern[bytes]:
+        """Up to RUN_MAX whole frames: framing, an RTP header without marker, any numbers, this payload header, any bytes."""
+        fixed = re.escape(framing + bytes((self._payload_type,)))
+        rest = stride - 16 - len(header)
+        return re.compile(b"(?s)(?:%b.{10}%b.{%d}){1,%d}" % (fixed, re.escape(header), rest, RUN_MAX))
+
+    def flush(self) -> None:
+        """The session is over, in the middle of whatever is open."""
+        if self._parts:
+            self._damaged = self._damaged or self._open >= 0 or (self._marks and not self._marker_lies)
+            self._end(False)
+        self._sink.flush()
+
+    # --- the less usual
+
+    def _end(self, marked: bool) -> None:
+        """The open access unit is complete, or as complete as it gets."""
+        parts = self._parts
+        self._ended = self._timestamp if marked else -1
+        self._marks = self._marks or marked
+        if not parts:
+            return
+        if self._open >= 0:
+            self._close()
+        data = b"".join(parts)
+        parts.clear()
+        kinds, damaged, (arrival_ns, arrival_s) = self._kinds, self._damaged, self._since
+        self._bytes = self._kinds = 0
+        self._damaged = False
+        self._sink.unit(data, kinds, self._timestamp, damaged, arrival_ns, arrival_s)
+
+    def _close(self) -> None:
+        """The fragmented NAL unit is complete, or torn: its length is known now."""
+        at = self._open
+        self._parts[at] = _LENGTH.pack(self._open_bytes) + self._parts[at]
+        self._open = -1
+
+    def _tear(self, timestamp: int, buffer: bytearray, start: int, stop: int) -> None:
+        """Packets are missing in front of this one, or it is the first of all."""
+        if self._open >= 0:
+            self._close()
+        if not self._parts:  # what is missing may be the beginning of this access unit
+            self._damaged = self._timestamp >= 0 or not self._begins(buffer, start, stop)
+            return
+        self._damaged = True
+        if timestamp != self._timestamp:
+            self._end(False)
+            self._damaged = not self._begins(buffer, start, stop)
+
+    def _begins(self, buffer: bytearray, start: int, stop: int) -> bool:
+        """Whether an access unit plainly begins with this payload."""
+        kind = buffer[start] >> self.shift & self.mask
+        return kind in self.beginnings or self._slice_at(buffer, start, stop) == 0
+
+    def _slice_at(self, buffer: bytearray, start: int, stop: int) -> int | None:
+        """0: the first slice of a picture; 1: a later one; None: no beginning of a slice (H.264 7.3.3, H.265 7.3.6.1: the first bit)."""
+        kind = buffer[start] >> self.shift & self.mask
+        at = start + self.header
+        if kind == self.fragment:
+            if at >= stop or not buffer[at] & 0x80:
+                return None
+            kind = self._rebuilt(buffer[start], buffer[start + 1], buffer[at])[1]
+            at += 1
+        return None if kind >= self.slices or at >= stop else int(not buffer[at] & 0x80)
+
+    def _again(self, buffer: bytearray, start: int, stop: int) -> None:
+        """After a marker the same timestamp: another picture, or the same one, because this camera marks every slice."""
+        if self._slice_at(buffer, start, stop) == 1:
+            self._marker_lies = self._damaged = True
+
+    def _overflow(self) -> None:
+        """No picture is that large: drop it, and say so with the next one."""
+        self._parts.clear()
+        self._open = -1
+        self._bytes = self._kinds = 0
+        self._damaged = True
+
+    def _rebuilt(self, first: int, second: int, flags: int) -> tuple[bytes, int]:
+        """Header and type of the NAL unit that begins with a fragment."""
+        raise NotImplementedError
+
+    def _aggregate(self, buffer: bytearray, start: int, stop: int, kind: int) -> None:
+        """A packet that holds several NAL units, or something that cameras should not send."""
+        raise NotImplementedError
+
+    def _several(self, buffer: bytearray, at: int, stop: int) -> None:
+        """NAL units behind 16-bit lengths (RFC 6184 5.7.1, RFC 7798 4.4.2)."""
+        parts = self._parts
+        while stop - at > 2:
+            size = buffer[at] << 8 | buffer[at + 1]
+            at += 2
+            if size > stop - at:
+                self._damaged = True
+                size = stop - at
+            if size:
+                kind = buffer[at] >> self.shift & self.mask
+                parts.append(_LENGTH.pack(size))
+                parts.append(buffer[at : at + size])
+                self._kinds |= 1 << kind if kind < self.whole else ODD
+                if kind == self.sei and has_recovery_point(parts[-1], self.header):
+                    self._kinds |= RECOVERY
+            at += size
+
+
+def has_recovery_point(sei: bytes | bytearray, header: int) -> bool:
+    """Whether it may hold a recovery point (payload type 6): certain only where it says no."""
+    return sei.find(6, header) >= 0

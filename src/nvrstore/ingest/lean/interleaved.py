@@ -1,0 +1,102 @@
+"""RTP, RTCP and RTSP in one TCP connection (RFC 2326 10.12), told apart in the receive buffer. Pure.
+
+    '$' channel u16 length packet      handed to the channel's reader, which takes as many as it can at once
+    RTSP/1.0 200 OK ...                handed to `on_message`, whole
+
+Cameras put stray bytes between frames: behind such, the next frame that looks like one of ours is searched for, within
+STRAY_BYTES_MAX. Before anything is set up there is nothing to look for, and stray bytes end the session.
+Packets on channels that nobody set up (an old session that the server goes on serving) are told to `on_stranger`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from nvrstore.ingest.lean.messages import MessageError, find_end
+
+STRAY_BYTES_MAX: Final = 1 << 20
+_TEXT: Final = re.compile(rb"RTSP/\d|[A-Z_]{3,20} ", re.IGNORECASE)
+_TEXT_BYTES: Final = 24  # so many tell a message from stray bytes
+_SPACE: Final = b"\r\n \t"
+
+
+class Reader(Protocol):
+    """Who takes the packets of a channel."""
+
+    def take(self, buffer: bytearray, at: int, end: int) -> int:
+        """Read whole frames of this channel from `at` on, at least one if there is one; where the next frame begins."""
+
+
+class Demux:
+    """One connection's bytes. `readers` may change at any time, also from within `on_message`."""
+
+    def __init__(self, on_message: Callable[[bytes], None], on_stranger: Callable[[int, int], None]) -> None:
+        self.readers: list[Reader | None] = [None] * 256
+        self.stray_bytes = 0
+        self._on_message, self._on_stranger = on_message, on_stranger
+        self._straying = 0  # stray bytes in a row
+
+    def feed(self, buffer: bytearray, end: int) -> int:
+        """Read what is whole in front of `end`; where the rest begins, which is to stand in front the next time. Raises `MessageError`."""
+        at = 0
+        readers = self.readers
+        while end - at >= 4:
+            if buffer[at] != 0x24:
+                following = self._other(buffer, at, end)
+                if following == at:
+                    break
+                at = following
+                continue
+            following = at + 4 + (buffer[at + 2] << 8 | buffer[at + 3])
+            if following > end:
+                break
+            self._straying = 0
+            reader = readers[buffer[at + 1]]
+            if reader is None:
+                if following - at >= 16:
+                    self._on_stranger(buffer[at + 1], int.from_bytes(buffer[at + 12 : at + 16], "big"))
+                at = following
+            else:
+                at = max(following, reader.take(buffer, at, end))
+        return at
+
+    def _other(self, buffer: bytearray, at: int, end: int) -> int:
+        """Something that is no interleaved frame; where it ends, `at` while it is not whole."""
+        if buffer[at] in _SPACE:
+            return at + 1
+        if _TEXT.match(buffer, at, end) is not None:
+            whole = find_end(buffer, at, end)
+            if not whole:
+                return at
+            self._straying = 0
+            self._on_message(bytes(buffer[at:whole]))
+            return whole
+        if not any(self.readers):
+            if end - at < _TEXT_BYTES and buffer[at : at + 4].upper() == b"RTSP"[: end - at]:
+                return at
+            raise MessageError("what came is no RTSP")
+        return self._resume(buffer, at, end)
+
+    def _resume(self, buffer: bytearray, start: int, end: int) -> int:
+        """Behind stray bytes: where the next frame or message may begin."""
+        at = start + 1
+        while at < end:
+            dollar, text = buffer.find(b"$", at, end), buffer.find(b"RTSP/1.", at, end)
+            at = end if dollar < 0 else dollar
+            if 0 <= text < at:
+                at = text
+                break
+            if at == end or (end - at >= 5 and not self._plausible(buffer, at)):
+                at = min(at + 1, end)
+                continue
+            break
+        self._straying += at - start
+        self.stray_bytes += at - start
+        if self._straying > STRAY_BYTES_MAX:
+            raise MessageError("what came is neither RTSP nor RTP")
+        return at
+
+    def _plausible(self, buffer: bytearray, at: int) -> bool:
+        return self.readers[buffer[at + 1]] is not None and (buffer[at + 2] << 8 | buffer[at + 3]) >= 8 and buffer[at + 4] >> 6 == 2

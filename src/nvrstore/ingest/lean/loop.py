@@ -1,0 +1,161 @@
+"""One thread and its epolls: all sockets of the lean engine.
+
+    urgent   wake-ups, connections that are being set up, those that have something to write      at once
+    media    connections that play                                                                 every GATHER_S, all of them
+
+Reading each packet when it comes would cost a wake-up and a system call each. So what comes is left in the kernel for
+GATHER_S, and one `recv_into` per connection then takes many packets out, into one buffer that all share: it stays in the cache,
+and 600 cameras need no more memory for it than one.
+
+Other threads talk to it by `call` alone. A connection that raises is its own trouble: it is told, and the loop goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from nvrstore.clock import Clock
+from nvrstore.telemetry import get_logger
+
+GATHER_S: Final = 0.04  # a frame's time: most reads then find one whole
+TIMER_S: Final = 0.1  # connections are asked this often whether something is due
+BUFFER_BYTES: Final = 1 << 20
+_IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT: the same everywhere epoll is
+
+_log = get_logger("ingest.lean")
+
+
+class Handler(Protocol):
+    """A connection. Everything is called in the loop's thread."""
+
+    sock: socket.socket
+
+    def readable(self, buffer: bytearray, view: memoryview) -> None:
+        """There is something to read, or an error."""
+
+    def writable(self) -> None:
+        """The socket is connected, or takes more."""
+
+    def due(self, now_s: float) -> None:
+        """Time passes: called every TIMER_S."""
+
+    def broke(self, error: Exception) -> None:
+        """One of the others raised."""
+
+
+class Loop:
+    """Runs handlers. `run` is a thread's body; `call` is for everybody; the rest is for handlers."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock: Final = clock
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._urgent, self._media, self._both = select.epoll(), select.epoll(), select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._playing: set[int] = set()
+        self._urgent.register(self._wake, _IN)
+        self._both.register(self._urgent.fileno(), _IN)
+        self._both.register(self._media.fileno(), _IN)
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._view = memoryview(self._buffer)
+
+    def call(self, function: Callable[[], None]) -> bool:
+        """Let the loop's thread run `function` soon. False: there is no loop any more."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._calls.append(function)
+            os.eventfd_write(self._wake, 1)
+        return True
+
+    def run(self, goes_on: Callable[[], bool]) -> None:
+        """Until `goes_on` says no, which is asked after every round."""
+        clock = self.clock
+        swept_s = timed_s = clock.monotonic_s()
+        while goes_on():
+            now_s = clock.monotonic_s()
+            if now_s - timed_s >= TIMER_S:
+                timed_s = now_s
+                for handler in list(self._handlers.values()):
+                    self._time(handler, now_s)
+            wait_s = swept_s + GATHER_S - now_s
+            if wait_s > 0:
+                self._attend(self._urgent.poll(min(wait_s, TIMER_S)))
+                continue
+            events = self._media.poll(0, len(self._playing) or 1)
+            if events:
+                swept_s = now_s
+                self._attend(events)
+            else:
+                self._both.poll(max(0.0, timed_s + TIMER_S - now_s))
+                self._attend(self._urgent.poll(0))
+        self.close()
+
+    def close(self) -> None:
+        """No calls are taken any more."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        for epoll in (self._urgent, self._media, self._both):
+            epoll.close()
+        os.close(self._wake)
+
+    def _attend(self, events: list[tuple[int, int]]) -> None:
+        for fd, event in events:
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+                while self._calls:
+                    self._calls.popleft()()
+                continue
+            handler = self._handlers.get(fd)
+            if handler is None:
+                continue
+            try:
+                if event & _OUT:
+                    handler.writable()
+                if event & ~_OUT and self._handlers.get(fd) is handler:
+                    handler.readable(self._buffer, self._view)
+            except Exception as error:  # noqa: BLE001  # one camera's trouble, whatever it is, stays its own
+                handler.broke(error)
+
+    def _time(self, handler: Handler, now_s: float) -> None:
+        try:
+            handler.due(now_s)
+        except Exception as error:  # noqa: BLE001  # as above
+            handler.broke(error)
+
+    # --- for handlers
+
+    def add(self, handler: Handler) -> None:
+        """Watch a socket that is being connected."""
+        fd = handler.sock.fileno()
+        self._handlers[fd] = handler
+        self._urgent.register(fd, _OUT)
+
+    def watch(self, handler: Handler, *, playing: bool, writing: bool) -> None:
+        """What to watch a socket for from now on."""
+        fd = handler.sock.fileno()
+        events = _IN | (_OUT if writing else 0)
+        wanted, other = (self._media, self._urgent) if playing else (self._urgent, self._media)
+        if (fd in self._playing) is playing:
+            wanted.modify(fd, events)
+            return
+        other.unregister(fd)
+        wanted.register(fd, events)
+        (self._playing.add if playing else self._playing.discard)(fd)
+
+    def remove(self, handler: Handler) -> None:
+        """Forget a socket, before it is closed."""
+        fd = handler.sock.fileno()
+        if self._handlers.pop(fd, None) is not None:
+            (self._media if fd in self._playing else self._urgent).unregister(fd)
+            self._playing.discard(fd)
