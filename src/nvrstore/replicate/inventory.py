@@ -23,6 +23,7 @@ from nvrstore.journal.names import VolumeName, is_day, journal_dir, parse_volume
 from nvrstore.journal.scan import Read, ScanResult, scan_volume
 from nvrstore.limits import BLOCK_BYTES, KEEPER_PIECE_BYTES, KIB
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Request, Steps, Verb
+from nvrstore.targets.look import IDENTITY_PATH
 from nvrstore.targets.steps import ask, expect, list_all
 
 T = TypeVar("T")
@@ -100,6 +101,8 @@ def survey(targets: Sequence[str], journal: str, known: Mapping[tuple[str, str],
     for target in targets:
         try:
             identified = yield from _identify(target, journal, known)
+            # Asked behind the listing: a mount point that went bare meanwhile shows no volume, and has every one of them.
+            yield from ask(target, Request(Verb.STAT, IDENTITY_PATH), "see whether it is still mounted")
         except TargetError as error:
             failed[target] = error
             continue

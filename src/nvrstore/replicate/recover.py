@@ -127,7 +127,8 @@ def recover_volume(
         nothing = {t: CopyResult(t, CopyStatus.PARTIAL, 0, error=scan.problem) for t, scan in scans.items()}
         return Recovered(volume.volume_id, volume.name.path, None, (), None, results | nothing, (), {}, True)
     work = _Work(volume, truth, scans, own, in_place_ok)
-    work.heard = _all_heard(truth.header, scans, configured, answered)
+    # A target that was listed, and then did not give its copy, was not heard: what it holds may be longer.
+    work.heard = _all_heard(truth.header, scans, configured, set(answered) - set(results))
     work.decide()
     for target in scans:
         if target in truth.conflicts:
