@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from nvrstore.clock import Clock
+from nvrstore.failover.detector import Health
 from nvrstore.failover.machine import MEMBER, Effect, Event, State
 from nvrstore.failover.members import choose_primary, next_change
 from nvrstore.failover.terms import ClaimKey
@@ -139,6 +140,7 @@ class JournalEngine:
         self._take_in()
         self.watch.step(now_s, resumed_s=resumed_s)
         self._form(now_s)
+        self._watch_refuge(resumed_s)
         self._find_refuge(now_s)
         self._bound()
         for lane in self.lanes:
@@ -262,6 +264,27 @@ class JournalEngine:
                 self._refuge = True
                 log.warning("refuge.entered", journal=self.spec.name)
                 self._change_set()
+
+    def _watch_refuge(self, resumed_s: float) -> None:
+        """The refuge has no place in the watch. When it is lost, what only it had on its way is owed again, and it is entered anew."""
+        refuge = self.spec.refuge
+        if refuge is None:
+            return
+        port = self.ports[refuge]
+        copies = [copy for lane in self.lanes for volume in lane.volumes() for copy in volume.live() if copy.target == refuge]
+        if not copies:
+            return
+        verdict = port.verdict(resumed_s=resumed_s)
+        if verdict.health is Health.LOST:
+            port.fail(verdict.reason)
+        if not port.up or any(copy.generation != port.generation for copy in copies):
+            log.warning("refuge.lost", journal=self.spec.name, reason=port.reason)
+            if self._refuge:
+                self._refuge = False
+                self._change_set(without=refuge)
+            else:
+                for lane in self.lanes:
+                    lane.leave(refuge, self._set)
 
     def _bound(self) -> None:
         """At the buffer's bound the laggard leaves; with nobody left, the oldest goes into the ledger."""
