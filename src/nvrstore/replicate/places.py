@@ -23,6 +23,7 @@ from nvrstore.telemetry import get_logger
 log = get_logger("replicate.places")
 
 FLAP_S: Final = 600.0  # a member lost again within this has flapped: its hold-down doubles
+CLAIM_AGAIN_S: Final = 2.0  # how often a claim that does not stand yet is asked for
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Place:
     hold_s: float = 0.0
     reason: str = ""
     late: bool = False
+    asked_s: float = float("-inf")  # when its claim was last asked for
     claimed: bool = False  # the writer's claim stands there: others see it, and it may join
 
 
@@ -77,13 +79,15 @@ class Watch:
             elif place.state is State.AWAY:
                 if port.answering and self._lawful(name):
                     self.happen(name, Event.ANSWERED, "")
-                    if not place.claimed:
-                        self._host.observer.claim_wanted(self._host.spec.name, name)
             elif place.state is State.HOLD_DOWN:
                 if not port.answering:
                     self.happen(name, Event.LOST, port.reason or "no look succeeds")
                 elif place.claimed and (now_s - place.since_s >= place.hold_s or self._nobody()):
                     self.happen(name, Event.HELD, "")
+            if not place.claimed and place.state is not State.AWAY and port.answering and now_s - place.asked_s >= CLAIM_AGAIN_S:
+                # Asked for until it stands: the first try may find the target full, or gone again.
+                place.asked_s = now_s
+                self._host.observer.claim_wanted(self._host.spec.name, name)
 
     def _nobody(self) -> bool:
         return not any(place.state in MEMBER or place.state is State.READY for place in self.places.values())
