@@ -35,6 +35,7 @@ from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.downtime import Downtime
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.pruning import Pruning
+from nvrstore.upkeep.unclosed import Unclosed
 
 log = get_logger("upkeep.mending")
 
@@ -53,7 +54,7 @@ class Mending:
 
     def __init__(self, host: UpkeepHost, runner: Runner, refuge: str, pruning: Pruning) -> None:
         self._host, self._runner, self._refuge, self._pruning = host, runner, refuge, pruning
-        self._held: dict[str, frozenset[str]] = {}  # volumes that cannot be closed yet: who has all there is
+        self._unclosed: dict[str, Unclosed] = {}  # by journal
         self._downtime = Downtime(host)
         self._claimed_s = host.clock.monotonic_s()
         self._progress: dict[str, Progress] = {}
@@ -97,6 +98,7 @@ class Mending:
         names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
         busy = host.hub.ask(engine.paths_in_use)
         seen = self._runner.run(survey(names, journal, _known(infos)))
+        busy |= host.hub.ask(engine.paths_in_use)  # one that was opened while the survey went on is no leftover
         self._forget_missing(infos, seen, busy)
         members = self._members(engine)
         plan = self._plan(engine, seen, members, busy, infos)
@@ -144,7 +146,9 @@ class Mending:
             refuge=self._refuge,
             busy=busy,
             floors={place: floor for (journal, place), floor in self._pruning.floors.items() if journal == engine.spec.name},
-            held=self._held,
+            held=self._waiting(engine).holders(
+                [volume.volume_id for volume in seen.volumes], answered=seen.answered, now_s=host.clock.monotonic_s()
+            ),
             known=away,
         )
 
@@ -153,10 +157,9 @@ class Mending:
 
     def _declare(self, engine: JournalEngine, plan: ResyncPlan) -> None:
         """Nothing was left to do: who lacks nothing, also of what is being written, is synced."""
-        synced = False
-        for name, state in engine.states().items():
-            if state is State.LIVE and name in plan.synced:
-                synced |= self._host.hub.ask(lambda name=name: engine.synced_if_whole(name))  # type: ignore[misc]
+        done = [name for name, state in engine.states().items() if state is State.LIVE and name in plan.synced]
+        # At once: between one and the other the primary's role would wander, and cut every volume.
+        synced = bool(done) and any(self._host.hub.ask(lambda: [engine.synced_if_whole(name) for name in done]))
         states = engine.states().values()
         if synced and not any(state is State.LIVE for state in states):
             self._host.synced(engine.spec.name, sum(state is State.SYNCED for state in states))
@@ -180,16 +183,19 @@ class Mending:
         self.recovered += 1
         if done.header is None:
             self._alarm(f"{done.path}: no copy of it can be read")
-            self._held[volume.volume_id] = frozenset()
+            self._waiting(engine).tried(volume.volume_id, (), answered=seen.answered, now_s=host.clock.monotonic_s())
             return
         self._learn_records(engine.spec.name, done.header, done.records)
         copies = {target: (copy.length, _STATES[copy.status]) for target, copy in done.copies.items()}
         host.catalog.adopt(done.header, done.path, done.batches, copies, closed_length=done.closed_length)
         self._note(done)
         if done.closed_length is None or any(copy.status is not CopyStatus.WHOLE for copy in done.copies.values()):
-            self._held[done.volume_id] = done.holders
+            self._waiting(engine).tried(done.volume_id, done.holders, answered=seen.answered, now_s=host.clock.monotonic_s())
         else:
-            self._held.pop(done.volume_id, None)
+            self._waiting(engine).done(done.volume_id)
+
+    def _waiting(self, engine: JournalEngine) -> Unclosed:
+        return self._unclosed.setdefault(engine.spec.name, Unclosed())
 
     def _in_place_ok(self, engine: JournalEngine, target: str, path: str) -> bool:
         """Whether every worker that had the file open is known to be gone."""

@@ -125,9 +125,11 @@ class Pruning:
         return windows
 
     def _volumes(self, reader: CatalogReader) -> list[StoredVolume]:
+        infos = list(reader.volumes())
+        # Asked behind the rows: what is among them and no longer written is not opened again.
         busy = {path for engine in self._host.engines.values() for path in self._host.hub.ask(engine.paths_in_use)}
         stored = []
-        for info in reader.volumes():
+        for info in infos:
             name = parse_volume_path(info.path)
             copies = tuple(StoredCopy(c.target, c.length, c.state is CopyState.COMPLETE) for c in info.copies if c.state in _HELD)
             if name is not None and copies:
