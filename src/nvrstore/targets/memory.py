@@ -20,7 +20,8 @@ from random import Random
 from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
-from nvrstore.limits import GIB
+from nvrstore.errors import TargetUnavailableError
+from nvrstore.limits import ABANDONED_WORKERS_MAX, GIB
 from nvrstore.targets.contract import Medium, Request, Verb
 from nvrstore.targets.look import IDENTITY_PATH
 from nvrstore.targets.memory_appender import MemoryAppender
@@ -74,6 +75,8 @@ class MemoryTarget:
         return self._keeper
 
     def start_appender(self, pool: Pool) -> MemoryAppender:
+        if self.workers_stuck() >= ABANDONED_WORKERS_MAX:
+            raise TargetUnavailableError(f"target {self._name!r}: workers are stuck", target=self._name)
         return MemoryAppender(self, pool)
 
     def workers_stuck(self) -> int:

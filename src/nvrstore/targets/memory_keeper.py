@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from nvrstore.clock import SystemClock
-from nvrstore.limits import BLOCK_BYTES, KEEPER_PIECE_BYTES
+from nvrstore.limits import ABANDONED_WORKERS_MAX, BLOCK_BYTES, KEEPER_PIECE_BYTES
 from nvrstore.targets.contract import APPENDER_VERBS, UNAVAILABLE, Answer, Request, Verb
 from nvrstore.targets.memory_files import fail
 from nvrstore.targets.memory_line import Line
@@ -67,6 +67,8 @@ class MemoryKeeper(Line):
             return Answer(0, UNAVAILABLE)
 
     def restart(self) -> bool:
+        if self.target.workers_stuck() >= ABANDONED_WORKERS_MAX:
+            return False
         self.die(running=self.target.held)
         return True
 
