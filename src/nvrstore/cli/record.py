@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 import typer
+from anyio.abc import ObjectReceiveStream
+from anyio.streams.memory import MemoryObjectSendStream
 
 from nvrstore.cli.common import ConfigFile, JsonFlag, print_event, say, warn
 from nvrstore.cli.live import Screen
 from nvrstore.config import Config
-from nvrstore.errors import NvrstoreError
+from nvrstore.errors import ClosedError, NvrstoreError
 from nvrstore.recorder.facade import Recorder
 from nvrstore.telemetry import configure_cli_logging
 
@@ -41,8 +44,28 @@ def command(
 
 
 async def _record(config: Config, path: Path, take_over: bool, seconds: float, live: bool) -> None:
-    async with Recorder(config, take_over=take_over) as recorder, anyio.create_task_group() as tasks:
-        tasks.start_soon(_signals, recorder, path, tasks.cancel_scope)
+    problem: NvrstoreError | None = None
+    # From before the start to behind the end: a signal that comes while it starts or stops must not kill it halfway.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        send, hangups = anyio.create_memory_object_stream[None](1)
+        async with send, hangups, anyio.create_task_group() as tasks:
+            tasks.start_soon(_signals, received, send, tasks.cancel_scope)
+            try:
+                await _run(Recorder(config, take_over=take_over), path, hangups, seconds, live)
+            except ClosedError:
+                pass  # told to end before it had started
+            except NvrstoreError as error:
+                problem = error  # raised below, as it is and not in a group
+            tasks.cancel_scope.cancel()
+    if problem is not None:
+        raise problem
+    if live:
+        say("stopped in order: everything that arrived is committed")
+
+
+async def _run(recorder: Recorder, path: Path, hangups: ObjectReceiveStream[None], seconds: float, live: bool) -> None:
+    async with recorder, anyio.create_task_group() as tasks:
+        tasks.start_soon(_follow, recorder, path, hangups)
         if live:
             tasks.start_soon(_draw, recorder)
         else:
@@ -53,21 +76,27 @@ async def _record(config: Config, path: Path, take_over: bool, seconds: float, l
             tasks.cancel_scope.cancel()
         else:
             await anyio.sleep_forever()
-    if live:
-        say("stopped in order: everything that arrived is committed")
 
 
-async def _signals(recorder: Recorder, path: Path, scope: anyio.CancelScope) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-        async for number in received:
-            if number != signal.SIGHUP:
-                scope.cancel()
-                return
-            try:
-                for sentence in await recorder.apply(Config.load(path)):
-                    warn(sentence)
-            except NvrstoreError as error:
-                warn(f"the configuration was not applied: {error}")
+async def _signals(received: AsyncIterator[signal.Signals], hangups: MemoryObjectSendStream[None], scope: anyio.CancelScope) -> None:
+    async for number in received:
+        if number != signal.SIGHUP:
+            scope.cancel()
+            return
+        try:
+            hangups.send_nowait(None)
+        except anyio.WouldBlock:
+            pass  # one waits already: it will read the newest file
+
+
+async def _follow(recorder: Recorder, path: Path, hangups: ObjectReceiveStream[None]) -> None:
+    """Read the configuration again whenever somebody asks for it; a mistake in it changes nothing."""
+    async for _ in hangups:
+        try:
+            for sentence in await recorder.apply(Config.load(path)):
+                warn(sentence)
+        except NvrstoreError as error:
+            warn(f"the configuration was not applied: {error}")
 
 
 async def _print_events(recorder: Recorder) -> None:

@@ -93,6 +93,7 @@ class RecorderCore:
         self.worker_locks: set[str] = set()  # targets none of whose earlier workers can still run
         self._undo: list[Callable[[], object]] = []
         self.started_ns = 0
+        self._giving_up = threading.Event()
 
     # --- start and stop
 
@@ -107,6 +108,10 @@ class RecorderCore:
         except BaseException:
             self._unwind()
             raise
+
+    def give_up(self) -> None:
+        """From any thread: a `start` that waits for another recorder to stand still ends with `ClosedError`."""
+        self._giving_up.set()
 
     def stop(self) -> bool:
         """End in order, in 5 s at most; False when something had to be left behind (it is in the log)."""
@@ -154,6 +159,7 @@ class RecorderCore:
                 self.clock,
                 takeover_s=journal.takeover_s,
                 take_over=self._take_over,
+                wait=self._giving_up.wait,
             )
             for journal in self.config.journals
         }

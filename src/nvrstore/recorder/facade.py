@@ -119,7 +119,7 @@ class Recorder:
         self._entered = True
         # A thread of its own: shared default executors may be full of the host's work.
         self._threads = anyio.CapacityLimiter(8)
-        await self._run(self._core.start)
+        await self._start()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
         self._tasks.start_soon(self._watch)
@@ -143,6 +143,33 @@ class Recorder:
             with anyio.CancelScope(shield=True):
                 await self._run(self._core.stop)
         return None
+
+    async def _start(self) -> None:
+        """Start the core; a host that is cancelled meanwhile does not wait until another recorder has stood still."""
+        problem: Exception | None = None
+        started = False
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._give_up_when_cancelled)
+                try:
+                    await self._run(self._core.start)
+                    started = True
+                except Exception as error:  # noqa: BLE001 - raised below, as it is and not in a group
+                    problem = error
+                tasks.cancel_scope.cancel()
+        except BaseException:
+            if started:
+                with anyio.CancelScope(shield=True):
+                    await self._run(self._core.stop)
+            raise
+        if problem is not None:
+            raise problem
+
+    async def _give_up_when_cancelled(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._core.give_up()
 
     async def _watch(self) -> None:
         try:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nvrstore.clock import Clock
-from nvrstore.errors import JournalInUseError, TargetError, TargetIdentityError
+from nvrstore.errors import ClosedError, JournalInUseError, TargetError, TargetIdentityError
 from nvrstore.failover.terms import Claim, ClaimKey
 from nvrstore.model import new_id
 from nvrstore.recorder.state import StateDirectory
@@ -92,9 +92,12 @@ def claim_journal(
     *,
     takeover_s: float,
     take_over: bool,
-    wait: Callable[[float], object] | None = None,
+    wait: Callable[[float], bool] | None = None,
 ) -> ClaimedJournal:
-    """Make `journal` this recorder's. Raises `JournalInUseError` when another one records into it."""
+    """Make `journal` this recorder's. Raises `JournalInUseError` when another one records into it.
+
+    `wait` pauses for so many seconds; True: the recorder shall not start any more (`ClosedError`).
+    """
     names = list(targets)
     pause = wait or threading.Event().wait
 
@@ -123,12 +126,13 @@ def _watch(
     me: Claimant,
     clock: Clock,
     takeover_s: float,
-    pause: Callable[[float], object],
+    pause: Callable[[float], bool],
 ) -> None:
     """Return when the owner has stood still for `takeover_s`; raise as soon as it moves."""
     start_s = clock.monotonic_s()
     while True:
-        pause(WATCH_S)
+        if pause(WATCH_S):
+            raise ClosedError("the recorder was told to end before it had started")
         reading = read()
         owner = in_use_by(reading, me.recorder_id, first)
         if owner is not None:
