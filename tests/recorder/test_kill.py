@@ -58,29 +58,13 @@ def die_once(site: Site, random: Random, moment: str) -> dict[str, int]:
     return dict(watch.durable_ns)
 
 
-def live_on(site: Site, farm: Farm, promises: list[dict[str, int]]) -> Footage:
-    """A last recorder, left in peace: everything that dead ones promised is on both copies, in order, once, and explained."""
-    process = Process(site)
-    try:
-        with Watch(site, process) as watch:
-            watch.wait_for(lambda status: crash.synced(status) and crash.recording(status))
-            farm.stop_sending()
-            crash.drained(watch)
-            status = process.end()
-    finally:
-        process.end(signal.SIGKILL)
-    assert status == 0, process.errors
-    crash.check(site, [*promises, watch.durable_ns])
-    return Footage.of(site.folder / "a")
-
-
 @pytest.mark.parametrize("seed", seeds(usual=2, proving=10))
 def test_whenever_a_recorder_is_killed_what_it_reported_committed_is_there(site: Site, farm: Farm, seed: int) -> None:
     """At random moments, also while it starts and recovers from the kill before; with its workers, by chance, or one of them first."""
     random = Random(f"kill {seed}")
     moments = [random.choice(("starting", "recovering", "recording", "recording")) for _ in range(KILLS - 1)]
     promises = [die_once(site, random, moment) for moment in ["recording", *moments]]
-    footage = live_on(site, farm, promises)
+    footage = crash.live_on(site, farm, promises)
     assert crash.holes(footage), "no frame was lost: nobody was killed while cameras sent"
     note(f"kill-9_{seed}", seed=seed, kills=KILLS, promises=sum(map(bool, promises)), frames=len(footage.numbers("cam0")))
 
@@ -100,7 +84,7 @@ def test_marks_that_were_reported_durable_survive(site: Site, farm: Farm) -> Non
         told = [event for event in process.events if event["event"] == "mark"]
         promises.append({event["stream"]: event["durable_ns"] for event in told if event["durable_ns"]})
         marks |= {event["id"] for event in told}
-    live_on(site, farm, promises)
+    crash.live_on(site, farm, promises)
     for target in site.targets:
         there = {record.id for record in Footage.of(site.folder / target).records if record.kind == RecordKind.MARK}
         assert marks <= there
@@ -112,7 +96,7 @@ def test_a_recorder_killed_again_and_again_in_its_first_second_finishes_recovery
     random = Random("recovery")
     promises = [die_once(site, random, "recording")]
     promises += [die_once(site, random, "recovering") for _ in range(10 if proving() else 4)]
-    live_on(site, farm, promises)
+    crash.live_on(site, farm, promises)
 
 
 def test_a_recorder_killed_while_it_resyncs_a_target_that_returned_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -141,7 +125,7 @@ def test_a_recorder_killed_while_it_resyncs_a_target_that_returned_goes_on_where
                 promises.append(dict(watch.durable_ns))
         finally:
             process.end(signal.SIGKILL)
-        live_on(site, farm, promises)
+        crash.live_on(site, farm, promises)
 
 
 @pytest.mark.parametrize("kind", ["appender", "keeper"])

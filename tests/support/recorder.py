@@ -167,7 +167,10 @@ class Process:
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
-        self._errors.extend(self.process.stderr)
+        for line in self.process.stderr:
+            with self._condition:
+                self._errors.append(line)
+                self._condition.notify_all()
 
     def wait_for(self, wanted: Any, timeout_s: float = 30.0) -> dict[str, Any]:
         """The first event for which `wanted(event)` holds, past or future."""
@@ -181,6 +184,12 @@ class Process:
                 if not self._condition.wait(timeout_s) or (self.process.poll() is not None and seen == len(self.events)):
                     raise AssertionError(f"it did not happen; last: {self.events[-3:]}; {self.errors}")
 
+    def wait_for_error(self, sentence: str, timeout_s: float = 30.0) -> None:
+        """Until it says `sentence` on standard error."""
+        with self._condition:
+            if not self._condition.wait_for(lambda: sentence in self.errors, timeout_s):
+                raise AssertionError(f"it did not say {sentence!r}; {self.errors}")
+
     def wait_recording(self, streams: int) -> dict[str, Any]:
         """Until so many streams have something durable."""
         return self.wait_for(lambda e: e.get("event") == "status" and sum(s["durable_ns"] is not None for s in e["streams"]) >= streams)
@@ -189,8 +198,11 @@ class Process:
         """Its child processes."""
         found = []
         for task in os.listdir(f"/proc/{self.pid}/task"):
-            with open(f"/proc/{self.pid}/task/{task}/children") as file:
-                found += [int(pid) for pid in file.read().split()]
+            try:
+                with open(f"/proc/{self.pid}/task/{task}/children") as file:
+                    found += [int(pid) for pid in file.read().split()]
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # the thread has ended meanwhile
         return found
 
     def end(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
