@@ -136,6 +136,8 @@ def _io_hint(code: int) -> str:
             return "the file system went read-only: look at the kernel log, repair it, mount it again"
         case _errno.EACCES | _errno.EPERM:
             return "the recorder's user needs read and write permission on the target"
+        case _errno.ENOTDIR:
+            return "a target is a directory; what is there is something else"
         case _errno.ENOENT:
             return "is it mounted? `nvrstore target init DIR` makes a directory a target"
         case _:

@@ -47,6 +47,11 @@ ConfigFile = Annotated[
 ]
 
 
+def unseen(text: str) -> Path:
+    """A path that may lie on a target. As `parser` of an argument: typer itself looks at every Path, and a hung mount would keep it."""
+    return Path(text)
+
+
 # --- showing ---------------------------------------------------------------------------------------------------
 
 

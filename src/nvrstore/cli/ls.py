@@ -48,7 +48,7 @@ def command(
     start_ns = parse_time(start) if start else 0
     end_ns = parse_time(end) if end else END_OF_TIME_NS
     if end_ns <= start_ns:
-        raise UsageError("the end lies before the start")
+        raise UsageError("the end lies before the start", hint="--from is the earlier time, --to the later one")
     with archive_at(place) as archive:
         found = _ask(archive, what, stream or None, start_ns, end_ns, totals=totals)
         away = archive.library.unreachable()

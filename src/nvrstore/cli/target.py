@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from nvrstore.cli.common import ConfigFile, JsonFlag, human_bytes, print_json, say, warn
+from nvrstore.cli.common import ConfigFile, JsonFlag, human_bytes, print_json, say, unseen, warn
 from nvrstore.config import Config
 from nvrstore.control import call
 from nvrstore.errors import TargetIOError, UsageError
@@ -43,7 +43,10 @@ def group() -> None:
 @app.command("init")
 def init(
     directory: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An empty directory; its last part is made where it is missing.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="DIR", parser=unseen, help="An empty directory; its last part is made where it is missing.", show_default=False
+        ),
     ],
     name: Annotated[str, typer.Option(help="What the configuration will call it; the directory's own name if not given.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Also where other files lie in the directory.")] = False,

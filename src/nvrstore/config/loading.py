@@ -165,7 +165,7 @@ def _read_file(
         text = path.read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is not UTF-8 text (byte {error.start})"
-        reading.problems.append((where, f"{shown} {why}"))
+        reading.problems.append((where, why if asked_at is None else f"{shown} {why}"))
         reading.unread = True
         return
     _read_text(text, shown, str(path.parent), reading, (*stack, real), defaults)

@@ -95,9 +95,9 @@ def export(
 ) -> ExportReport:
     """Write [start_ns, end_ns) of `streams` to `sink`. Raises `UsageError`, `NotFoundError` where nothing is stored, the sink's errors."""
     if end_ns <= start_ns:
-        raise UsageError("the end of an export lies behind its start")
+        raise UsageError("the end of an export must lie behind its start", hint="the earlier time comes first")
     if not streams or len(set(streams)) != len(streams):
-        raise UsageError("an export needs streams, each of them once")
+        raise UsageError("an export needs streams, each of them once", hint="`nvrstore ls` shows their ids")
     known = {stream.stream for stream in reader.library.reader().streams()}
     unknown = [stream for stream in streams if stream not in known]
     if unknown:
