@@ -152,7 +152,9 @@ def test_every_scenario_that_was_promised_is_there() -> None:
 def test_drill_list_says_what_each_scenario_does_and_needs(capsys: pytest.CaptureFixture[str]) -> None:
     """Without starting anything."""
     assert main(["drill", "--list", "--json"]) == 0
-    listed = json.loads(capsys.readouterr().out)
+    lists = json.loads(capsys.readouterr().out)
+    listed = lists["sandbox"]
+    assert {entry["scenario"] for entry in lists["live"]} == {"drain", "hang", "fill", "unmount", "kill-worker"}
     assert [entry["scenario"] for entry in listed] == list(SCENARIOS)
     assert all(entry["what"] and entry["expect"] and entry["needs"] for entry in listed)
     assert next(entry for entry in listed if entry["scenario"] == "power-cut")["needs"] == "root and loop devices"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from nvrstore.cli.common import JsonFlag, human_s, print_json, say, show_table
+from nvrstore.config import Config
 from nvrstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ STREAMS_MAX: Final = 200
 
 def command(
     scenarios: Annotated[
-        list[str] | None, typer.Argument(metavar="SCENARIO...", help="What to break; see --list. `every`: all of them.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="SCENARIO... [CONFIG]",
+            help="What to break; see --list. `every`: all of them. CONFIG, with --target: the configuration of a running recorder.",
+            show_default=False,
+        ),
     ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="What can be broken, and what it takes.")] = False,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="Simulated cameras and targets of its own (the default).")] = False,
+    target: Annotated[str | None, typer.Option(help="Break this target of the running recorder.", show_default=False)] = None,
     streams: Annotated[int, typer.Option(help="Simulated cameras.", min=1, max=STREAMS_MAX)] = 4,
     repeat: Annotated[int, typer.Option(help="How often each scenario is run.", min=1, max=10_000)] = 1,
     seed: Annotated[int, typer.Option(help="Decides when things break, and whatever else is random.")] = 1,
@@ -43,18 +50,29 @@ def command(
     if list_them:
         _list(SCENARIOS, as_json=as_json)
         return
-    names = _names(scenarios or [], SCENARIOS)
+    words = list(scenarios or [])
+    config = Config.load(words.pop()) if words and words[-1].endswith(".toml") else None
+    if (config is None) != (target is None) or (config is not None and sandbox):
+        raise UsageError("a running recorder is drilled with CONFIG and --target; a sandbox with neither", hint="nvrstore drill --help")
+    if config is not None:
+        rto, rpo = rto if rto is not None else config.objectives.rto_s, rpo if rpo is not None else config.objectives.rpo_s
+    from nvrstore.drills.live import LIVE
+
+    names = _names(words, SCENARIOS if config is None else LIVE)
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty", hint="give an empty directory, or none: drills then use a temporary one")
 
-    from nvrstore.drills.runner import Options, run_drills
+    from nvrstore.drills.runner import Options, run_drills, run_live
 
     def tell(event: str, figures: Mapping[str, Any]) -> None:
         if not as_json:
             _line(event, figures)
 
     options = Options(streams=streams, repeat=repeat, seed=seed, bitrate_bps=bitrate, rto_s=rto, rpo_s=rpo)
-    report = run_drills(names, options, folder=directory.resolve() if directory else None, say=tell)
+    if config is not None and target is not None:
+        report = run_live(config, target, names, options, say=tell)
+    else:
+        report = run_drills(names, options, folder=directory.resolve() if directory else None, say=tell)
     if html is not None:
         from nvrstore.drills.page import page
 
@@ -79,12 +97,18 @@ def _names(wanted: list[str], known: Mapping[str, Any]) -> list[str]:
 
 
 def _list(scenarios: Mapping[str, Any], *, as_json: bool) -> None:
+    from nvrstore.drills.live import LIVE
+
     if as_json:
-        print_json([{"scenario": s.name, "what": s.what, "expect": s.expect, "needs": s.needs} for s in scenarios.values()])
+        sandbox = [{"scenario": s.name, "what": s.what, "expect": s.expect, "needs": s.needs} for s in scenarios.values()]
+        print_json({"sandbox": sandbox, "live": [{"scenario": name, "what": what} for name, what in LIVE.items()]})
         return
+    say("In a sandbox:")
     show_table(
         ["scenario", "what is broken", "what has to come of it", "needs"], [(s.name, s.what, s.expect, s.needs) for s in scenarios.values()]
     )
+    say("\nOn the target of a running recorder (CONFIG --target NAME):")
+    show_table(["scenario", "what is done to the target"], LIVE.items())
 
 
 def _line(event: str, figures: Mapping[str, Any]) -> None:

@@ -13,15 +13,17 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from nvrstore.clock import SYSTEM_CLOCK
+from nvrstore.config import Config
 from nvrstore.drills.account import Account, differences, take_account
 from nvrstore.drills.faults import FaultError
+from nvrstore.drills.live import LIVE, LiveDrill
 from nvrstore.drills.report import DrillReport, Run, ScenarioReport, StreamResult, judge
 from nvrstore.drills.sandbox import JOURNAL, DrillError, Sandbox, Stage, sandbox
 from nvrstore.drills.scenarios import SCENARIOS, Scenario
@@ -56,14 +58,7 @@ class Options:
 
 def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None) -> DrillReport:
     """Run each scenario `options.repeat` times. `folder`: kept afterwards; without one, a temporary one."""
-    report = DrillReport(
-        started=datetime.fromtimestamp(SYSTEM_CLOCK.utc_ns() // 10**9, UTC).isoformat(),
-        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        streams=options.streams,
-        fps=options.fps,
-        seed=options.seed,
-        objectives={"rto_s": options.rto_s, "rpo_s": options.rpo_s},
-    )
+    report = _blank(options)
     for name in names:
         scenario = SCENARIOS[name]
         entry = ScenarioReport(scenario.name, scenario.what, scenario.expect)
@@ -80,6 +75,33 @@ def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = 
             entry.runs.append(run)
             say("ran", {"scenario": name, "run": run})
     return report
+
+
+def run_live(config: Config, target: str, names: Sequence[str], options: Options, *, say: Say = lambda *_: None) -> DrillReport:
+    """Break one target of the running recorder of `config`. Raises UsageError, NotRunningError."""
+    report = replace(_blank(options), streams=len(config.streams))
+    for name in names:
+        entry = ScenarioReport(name, LIVE[name], "every camera is recorded all along; the target returns and is given what it missed")
+        report.scenarios.append(entry)
+        for turn in range(options.repeat):
+            seed = f"{name} {options.seed}.{turn}"
+            say("begins", {"scenario": name, "seed": seed})
+            run = LiveDrill(config, target, name, seed=seed).run()
+            run.objectives = judge(run, rto_s=options.rto_s, rpo_s=options.rpo_s, fps=options.fps)
+            entry.runs.append(run)
+            say("ran", {"scenario": name, "run": run})
+    return report
+
+
+def _blank(options: Options) -> DrillReport:
+    return DrillReport(
+        started=datetime.fromtimestamp(SYSTEM_CLOCK.utc_ns() // 10**9, UTC).isoformat(),
+        machine=f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        streams=options.streams,
+        fps=options.fps,
+        seed=options.seed,
+        objectives={"rto_s": options.rto_s, "rpo_s": options.rpo_s},
+    )
 
 
 def _run_in(folder: Path | None, scenario: Scenario, options: Options, seed: str) -> Run:

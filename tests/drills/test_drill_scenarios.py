@@ -1,0 +1,97 @@
+"""Every scenario once, in a sandbox: real RTSP, real files, real faults where the machine has them; not a frame is lost.
+
+NVRSTORE_SEED=17 repeats one moment and one choice of what breaks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from nvrstore.cli import main
+from nvrstore.drills.account import take_account
+from nvrstore.drills.faults import FaultError
+from nvrstore.drills.report import Run
+from nvrstore.drills.runner import Options, run_once
+from nvrstore.drills.scenarios import SCENARIOS
+
+pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(150)]
+
+SEED = os.environ.get("NVRSTORE_SEED", "1")
+
+
+def drilled(name: str, folder: Path, streams: int = 3) -> Run:
+    folder.mkdir(exist_ok=True)
+    run = run_once(SCENARIOS[name], Options(streams=streams), f"{name} {SEED}.0", folder)
+    return run
+
+
+def told(run: Run) -> str:
+    return f"{run.seed}: {run.problems}, {[(s.stream, s.lost, s.duplicated, s.damaged) for s in run.streams]}, {run.moments}"
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_a_drill_costs_no_frame(name: str, tmp_path: Path) -> None:
+    """Whatever breaks: nothing lost, nothing twice, nothing damaged; in the end every target is in step and the copies are equal."""
+    run = drilled(name, tmp_path)
+    assert run.passed, told(run)
+    assert run.total("sent") > 50
+    assert run.total("durable") == run.total("sent") - run.total("unrecorded")
+    kinds = {moment.kind for moment in run.moments}
+    if SCENARIOS[name].loses:
+        assert {"fault", "lost", "healed", "joined", "synced"} <= kinds
+        assert run.ttd_s is not None
+    if SCENARIOS[name].dies:
+        assert run.ttr_s is not None
+    assert "simulated" not in run.how or name in ("nothing", "slow")
+
+
+def test_a_drill_notices_a_frame_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker is checked: bytes that go from both copies behind everybody's back fail the run."""
+
+    def robbed(root: Path, journal: str) -> object:
+        volume = max((root / journal).glob("*/*.mp4"), key=lambda path: path.stat().st_size)
+        os.truncate(volume, volume.stat().st_size // 2)
+        return take_account(root, journal)
+
+    monkeypatch.setattr("nvrstore.drills.runner.take_account", robbed)
+    run = drilled("nothing", tmp_path)
+    assert not run.passed
+    assert run.total("lost") > 0
+
+
+def test_where_a_real_fault_cannot_be_had_it_is_simulated_and_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody takes a simulated fault for a real one; what cannot be simulated is not run."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "mfusepy" else find_spec(name, *rest))
+    run = drilled("io-error", tmp_path / "one")
+    assert run.passed, told(run)
+    assert "simulated in the worker's answers" in run.how
+    assert "no FUSE here" in run.how
+    with pytest.raises(FaultError):
+        drilled("hang-stop", tmp_path / "two")
+
+
+def test_the_command_reports_in_words_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command; figures of the page are those of the JSON document. Exit status 1 where an objective is missed."""
+    file = tmp_path / "report.html"
+    words = ["drill", "kill-worker", "nothing", "--sandbox", "--streams", "2", "--rpo", "0", "--json", "--html", str(file)]
+    assert main(words) == 0
+    document: Mapping[str, object] = json.loads(capsys.readouterr().out)
+    assert document["passed"] is True
+    text = file.read_text()
+    assert "Nothing was lost" in text
+    chromium = shutil.which("chromium")
+    if chromium is not None:  # a browser of one's own is not asked of anybody; where there is one, it draws the page
+        picture = tmp_path / "page.png"
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += [f"--screenshot={picture}", "--window-size=1100,1600", file.as_uri()]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        assert picture.stat().st_size > 20_000
