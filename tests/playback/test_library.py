@@ -12,7 +12,9 @@ import pytest
 from tests.support.footage import SESSION, T0, Footage, video
 
 from nvrstore.catalog.query import CatalogReader
+from nvrstore.catalog.schema import create
 from nvrstore.catalog.store import Catalog
+from nvrstore.catalog.writer import open_database
 from nvrstore.errors import UsageError
 from nvrstore.model import NS_PER_S, Cause, Gap, RecordKind
 from nvrstore.playback.copies import Copies
@@ -193,6 +195,25 @@ def test_a_library_follows_the_recorder_that_comes_back(tmp_path: Path) -> None:
             assert len(now.volumes()) == len(footage.volumes)
             assert library.reader() is now
         assert len(before.volumes()) == len(footage.volumes), "a reader that was handed out goes on answering"
+        library.close()
+
+
+def test_a_catalog_that_is_just_being_made_is_read_as_soon_as_it_is_one(tmp_path: Path) -> None:
+    """Somebody asks between the making of the file and of its tables: the next question finds the catalog, however soon it comes."""
+    footage = Footage.record(seconds=2, per_volume_s=2.0)
+    path = tmp_path / "c"
+    with targets_at(tmp_path, Footage(footage.tracks, [])) as copies:
+        library = Library(path, copies)
+        assert library.reader().volumes() == []
+        writing = open_database(path)
+        assert library.reader().volumes() == []
+        create(writing)
+        writing.close()
+        with catalog_at(path) as catalog:
+            footage.feed(catalog)
+            assert catalog.flush()
+            assert len(library.reader().volumes()) == len(footage.volumes)
+            assert library.recording
         library.close()
 
 

@@ -284,7 +284,9 @@ def _open_readonly(path: Path) -> sqlite3.Connection:
         raise CatalogError(f"there is no catalog at {path}")
     uri = f"file:{quote(str(path.absolute()))}"
     problem: sqlite3.Error | None = None
-    for mode in ("mode=ro", "mode=ro&immutable=1"):  # the second where this user may not write the shared-memory file beside it
+    # The second where this user may not write the shared-memory file beside it: only while nobody changes the database.
+    modes = ("mode=ro",) if is_locked(Path(f"{path}.lock")) else ("mode=ro", "mode=ro&immutable=1")
+    for mode in modes:
         try:
             connection = sqlite3.connect(f"{uri}?{mode}", uri=True, isolation_level=None, timeout=5.0, check_same_thread=False)
         except sqlite3.Error as error:

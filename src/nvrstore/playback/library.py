@@ -73,9 +73,11 @@ class Library:
         """The reader to ask now. It stays usable until the library is closed. Raises what a look at the targets raises."""
         with self._lock:
             file = _identity(self.path)
-            if self._reader is None or file != self._file:
-                self._file = file
-                self._readable = file is not None and self._is_readable()
+            new = self._reader is None or file != self._file
+            # What cannot be read may be a catalog in a moment: its writer has just made the file, and not its tables yet.
+            readable = self._readable if self._readable and not new else file is not None and self._is_readable(told=not new)
+            if self._reader is None or new or readable != self._readable:
+                self._file, self._readable = file, readable
                 self._reader = self._open(None)
                 self._drop_overlay()
             lacking = not self._readable or (self._reader.needs_refresh and not self._reader.writer_alive)
@@ -113,11 +115,12 @@ class Library:
         self._readers.append(reader)
         return reader
 
-    def _is_readable(self) -> bool:
+    def _is_readable(self, *, told: bool) -> bool:
         try:
             CatalogReader(self.path).close()
         except CatalogError as error:
-            log.warning("catalog.unread", path=str(self.path), problem=error.message)
+            if not told:
+                log.warning("catalog.unread", path=str(self.path), problem=error.message)
             return False
         return True
 
