@@ -52,7 +52,11 @@ def test_unequal_copies_problems_and_missed_objectives_fail_a_run_and_unrecorded
     assert run(copies_equal=None).passed
     assert not run(problems=["the ledger does not say so"]).passed
     assert not run(objectives={"rto": False}).passed
-    assert run(streams=[stream(durable=90, unrecorded=10)]).passed
+    died = run(streams=[stream(durable=90, unrecorded=10)])
+    assert died.passed
+    assert "nothing was lost." in report(run()).verdict
+    assert "10 frames that died" in report(run(), died).verdict
+    assert "NOT" in report(run(), run(copies_equal=False)).verdict
 
 
 def test_a_report_in_which_nothing_ran_has_not_passed() -> None:

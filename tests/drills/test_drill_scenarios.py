@@ -87,7 +87,7 @@ def test_the_command_reports_in_words_json_and_a_page(tmp_path: Path, capsys: py
     document: Mapping[str, object] = json.loads(capsys.readouterr().out)
     assert document["passed"] is True
     text = file.read_text()
-    assert "Nothing was lost" in text
+    assert "Every drill passed: nothing was lost." in text
     chromium = shutil.which("chromium")
     if chromium is not None:  # a browser of one's own is not asked of anybody; where there is one, it draws the page
         picture = tmp_path / "page.png"

@@ -162,4 +162,4 @@ def _show(report: DrillReport, html: Path | None) -> None:
         say("unrecorded: died with the recording machine before it was in a commit; within the bound, and in the ledger.")
     if html is not None:
         say(f"The report is in {html}.")
-    say("Nothing was lost." if report.passed else "NOT everything is as it should be.")
+    say(report.verdict)

@@ -52,11 +52,10 @@ summary { cursor: pointer; }
 
 def page(report: DrillReport) -> str:
     """The whole document."""
-    verdict = "Nothing was lost: every drill passed." if report.passed else "NOT everything is as it should be."
     body = [
         f"<h1>Drill report</h1><p class=soft>{escape(report.started)} · {report.streams} cameras with {report.fps:g} frames/s · "
         f"{escape(report.machine)} · seed {report.seed}</p>",
-        f'<p class="verdict {_mood(report.passed)}">{verdict}</p>',
+        f'<p class="verdict {_mood(report.passed)}">{escape(report.verdict)}</p>',
         _summary(report),
         _explained(report),
         *(_section(scenario, report) for scenario in report.scenarios),

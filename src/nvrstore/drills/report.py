@@ -203,6 +203,16 @@ class DrillReport:
         """At least one ran, and none of those that ran failed."""
         return bool(self.ran) and all(scenario.passed for scenario in self.ran)
 
+    @property
+    def verdict(self) -> str:
+        """In one sentence."""
+        if not self.passed:
+            return "NOT everything is as it should be."
+        died = sum(run.total("unrecorded") for scenario in self.ran for run in scenario.runs)
+        if died:
+            return f"Every drill passed. Nothing was lost but {died} frames that died with a recording machine before their commit."
+        return "Every drill passed: nothing was lost."
+
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
         return {

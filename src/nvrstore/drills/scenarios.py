@@ -34,6 +34,7 @@ class Scenario:
     outage: bool = False  # no target is left for a while: the next commit can only come when one is back
     equal: bool = True  # copies are the same bytes at the end
     damages: tuple[str, ...] = ()  # targets on which damage has to be found
+    root: bool = False  # also where its targets are plain directories
 
     @property
     def needs(self) -> str:
@@ -42,7 +43,7 @@ class Scenario:
         words = {"fuse": "root and /dev/fuse", "ext4": "root and loop devices"}
         simulated = all("plain" in wanted for wanted in self.kinds.values())
         if not kinds:
-            return "-"
+            return "root" if self.root else "-"
         return " and ".join(words[kind] for kind in kinds) + ("; simulated without" if simulated else "")
 
 
@@ -81,7 +82,13 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             equal=False,
         ),
         Scenario("vanish", "a target's directory is moved away", "its next look sees it; nothing is written in its place", acts.vanish),
-        Scenario("unmount", "another file system appears at a target's path", "its next look sees it; it is not written to", acts.unmount),
+        Scenario(
+            "unmount",
+            "another file system appears at a target's path",
+            "its next look sees it; it is not written to",
+            acts.unmount,
+            root=True,
+        ),
         Scenario("slow", "every write takes 0.3 s", "late, and not lost; nobody else is slower for it", acts.slow, loses=()),
         Scenario("flap", "a target fails and returns, three times", "lost three times; each hold-down is longer", acts.flap, _A_FUSE),
         Scenario(
