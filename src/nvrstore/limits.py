@@ -59,7 +59,7 @@ STOP_S: Final = 2.0  # a stream's threads are gone, or left behind and counted, 
 SLEW_PPM_MAX: Final = 500
 SESSION_STEADY_S: Final = 30.0  # a session that lasted this long was no flap: the next backoff begins anew
 KEYFRAME_WAIT_S: Final = 10.0  # recording begins at a keyframe if one comes within this (smart codecs: 10 s apart), else anyway
-CONNECTS_MAX: Final = 32  # sessions that connect at the same time: opening decodes a picture, and a switch brings all cameras back at once
+CONNECTS_MAX: Final = 32  # sessions that connect at a time: opening decodes a picture, and a switch brings all cameras back at once
 INGEST_TICK_S: Final = 0.2  # the ingest thread looks this often for what is due: reconnects, silence, fragments to close
 SOURCES_STUCK_MAX: Final = 2  # per stream, left behind in the kernel: a camera that hangs threads for ever costs two
 PACKET_WAIT_S: Final = 0.05  # packets wait so long to be handled together: Python runs best on many at once
@@ -69,6 +69,6 @@ TAP_SAMPLES_MAX: Final = 1000  # 40 s of video at 25 frames/s
 TAP_BYTES_MAX: Final = 32 * MIB
 
 # --- catalog and reading
-HOLE_NS_MIN: Final = 500_000_000  # shorter holes in time are jitter and guessed durations of last samples; lost samples show in their indices
+HOLE_NS_MIN: Final = 500_000_000  # shorter holes are jitter and guessed durations of last samples; lost samples show in their indices
 CATALOG_COMMIT_S: Final = 1.0  # one transaction of the catalog in this time
-CATALOG_ROWS_MAX: Final = 200_000  # rows that wait for a state disk that does not answer (about 100 MB); then they are dropped, and found again in volumes
+CATALOG_ROWS_MAX: Final = 200_000  # rows that wait for a stuck state disk (about 100 MB); then they are dropped, and found again in volumes
