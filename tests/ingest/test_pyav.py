@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Any
 import av
 import pytest
 from tests.support.encoded import Encoded, encode_audio, encode_video
-from tests.support.ingest import Ear, recording
+from tests.support.ingest import Book, Ear, recording
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import StreamConfig
@@ -24,6 +25,7 @@ from nvrstore.errors import SourceEndedError, SourceNotVideoError
 from nvrstore.farm import Farm, FarmConfig
 from nvrstore.farm.oddities import Act
 from nvrstore.ingest.contract import Endpoint, SourceRequest
+from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.pyav import PyavEngine, PyavSource
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import SAMPLE_BYTES_MAX, STOP_S
@@ -219,6 +221,23 @@ def test_a_receiver_that_fails_ends_its_own_session_alone() -> None:
         for source in sources:
             source.stop()
         assert all(source.join(STOP_S) for source in sources)
+
+
+def test_many_cameras_that_hang_delay_nobody_s_stop() -> None:
+    """All of them are told, then all are waited for, within one bound; no thread stays behind."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/main"
+        book = Book()
+        ingest = Ingest(7)
+        for i in range(20):
+            ingest.add(StreamConfig(id=f"cam{i}", url=url, silence_s=3600.0), book)
+        kept = [server.accept()[0] for _ in range(20)]
+        before_s = SYSTEM_CLOCK.monotonic_s()
+        assert ingest.stop() == 0
+        assert SYSTEM_CLOCK.monotonic_s() - before_s < 2 * STOP_S
+        for connection in kept:
+            connection.close()
+    assert not book.fragments
 
 
 # --- one track, with packets that no server sends

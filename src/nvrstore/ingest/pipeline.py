@@ -112,8 +112,8 @@ class Pipeline:
         for fragmenter in self._fragmenters.values():
             self._stored(fragmenter.flush())
         self._begun, self._waiting_s = False, None
-        self._changed(self._gaps.mended(self._gaps.end_ns))
-        self._changed(self._gaps.interrupted(cause, detail, now_ns))
+        self._changed(self._gaps.mended(self._gaps.end_ns), now_ns)
+        self._changed(self._gaps.interrupted(cause, detail, now_ns), now_ns)
 
     # --- what the clock and the user tell
 
@@ -180,7 +180,7 @@ class Pipeline:
                 self._intake.record(began.record())
                 if lost_ns >= HOLE_NS_MIN and sample.media is Media.VIDEO:
                     cause = _REASONS.get(began.reason, Cause.NETWORK)
-                    detail = f"{cause}: {began.reason}, {lost_ns / NS_PER_S:.1f} s are missing"
+                    detail = f"{lost_ns / NS_PER_S:.1f} s are missing between two pictures ({began.reason})"
                     self._changed(self._gaps.missing(cause, detail, utc_ns - lost_ns, utc_ns))
             if sample.media is Media.VIDEO and (sample.damaged or self._gaps.damaged):
                 self._changed(self._gaps.frame(utc_ns, damaged=sample.damaged, keyframe=sample.keyframe))
@@ -202,10 +202,9 @@ class Pipeline:
         for fragment in passed.fragments:
             self._intake.put(fragment)
 
-    def _changed(self, gaps: Iterable[Gap]) -> None:
+    def _changed(self, gaps: Iterable[Gap], noticed_ns: int | None = None) -> None:
+        """Write down and tell; noticed with the last sample where nothing else is said."""
         for gap in gaps:
             self._intake.record(gap.record())
-            if gap.end_ns is None:
-                self._tell(GapOpened(utc_ns=self.now_ns, gap=gap))
-            else:
-                self._tell(GapClosed(utc_ns=self.now_ns, gap=gap))
+            kind = GapOpened if gap.end_ns is None else GapClosed
+            self._tell(kind(utc_ns=self.now_ns if noticed_ns is None else noticed_ns, gap=gap))
