@@ -298,7 +298,7 @@ class JournalEngine:
                 return
         while self.buffer.full:
             lane = max(self.lanes, key=lambda lane: lane.waiting.bytes, default=None)
-            fragment = lane.waiting.drop_oldest() if lane is not None else None
+            fragment = lane.drop_oldest() if lane is not None else None
             if fragment is None:
                 return
             gap = self._losses.dropped(fragment)

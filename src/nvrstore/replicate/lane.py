@@ -24,7 +24,7 @@ from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Op, Rate
 from nvrstore.replicate.prepare import Preparers
-from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
+from nvrstore.replicate.volume import Copy, CopyState, Identity, OpenVolume, Submitted
 from nvrstore.replicate.waiting import Waiting
 from nvrstore.targets.contract import Answer, Request, Verb
 from nvrstore.telemetry import get_logger
@@ -54,6 +54,7 @@ class Lane:
         self._records_since_s: float | None = None
         self.rate = Rate(host.clock.monotonic_s())
         self._ended = False
+        self._owed: set[Identity] = set()  # fragments that were built, lost their last copy on the way, and wait again
         self._closing = Closer(host, self._enqueue, self._failed)
 
     # --- what comes in
@@ -216,7 +217,9 @@ class Lane:
         host, volume = self.host, self.volume
         if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
             return False
-        fragments, skipped = self.waiting.select(self._fits)
+        owed = self._owed and self.waiting.fragments and self._is_owed(self.waiting.fragments[0])
+        # What is owed goes alone: it is committed before what was built after it, the newer behind that.
+        fragments, skipped = self.waiting.select(self._fits, until=lambda fragment: bool(owed) and not self._is_owed(fragment))
         records, repeated = self.waiting.select_records()
         # What has to wait needs another volume: another configuration, or an origin before it.
         self._changed = self._changed or bool(skipped)
@@ -233,7 +236,8 @@ class Lane:
         batch = volume.builder.build(held.view[:size], fragments, records, last_committed=volume.committed, utc_now_ns=host.clock.utc_ns())
         self.waiting.taken(fragments, skipped, len(records), repeated)
         volume.batches.append(batch)
-        sub = Submitted(batch, held, {copy.target for copy in volume.live()}, set(), volume.header.epoch.set, built_s=now_s)
+        pending = {copy.target for copy in volume.live()}
+        sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, built_s=now_s, repays=bool(owed))
         volume.submitted.append(sub)
         for copy in volume.live():
             self._append(volume, copy, sub)
@@ -316,25 +320,54 @@ class Lane:
             records.extend(sub.batch.records)
             sub.held.drop()
         self.waiting.put_back(fragments, records)
+        owed = frozenset((fragment.track, fragment.session, fragment.index) for fragment in fragments)
+        if owed:
+            self._owed |= owed
+            volumes = self.volumes()
+            for later in volumes[volumes.index(volume) + 1 :]:
+                for sub in later.submitted:
+                    sub.behind |= owed
+
+    def _is_owed(self, fragment: Fragment) -> bool:
+        return (fragment.track, fragment.session, fragment.index) in self._owed
+
+    def drop_oldest(self) -> Fragment | None:
+        """The oldest fragment that waits, given up."""
+        fragment = self.waiting.drop_oldest()
+        if fragment is not None and self._owed:
+            self._owed.discard((fragment.track, fragment.session, fragment.index))
+        return fragment
 
     # --- settle and finish
 
     def _settle(self, now_s: float) -> None:
-        blocked = False
+        while self._commit(now_s):
+            pass  # what was owed is committed: what had to wait for it goes on, in its order
+        for volume in self.volumes():
+            while volume.submitted and volume.submitted[0].committed and not volume.submitted[0].pending:
+                volume.submitted.popleft().held.drop()
+
+    def _commit(self, now_s: float) -> bool:
+        """Commit in the order of building; True when that order has to be walked again."""
+        skipped = False
         for volume in self.volumes():
             for sub in volume.submitted:
-                if blocked:
-                    break
                 if sub.committed:
                     continue
-                if not self._may_commit(sub):
-                    blocked = True
-                    break
+                if self._owed and not self._owed.isdisjoint(sub.behind):
+                    skipped = True  # fragments before it are owed again, and come in a later volume
+                    continue
+                if (skipped and not sub.repays) or not self._may_commit(sub):
+                    return False
                 sub.committed = True
                 volume.committed = sub.batch.number
                 self._tell(volume, sub, now_s)
-            while volume.submitted and volume.submitted[0].committed and not volume.submitted[0].pending:
-                volume.submitted.popleft().held.drop()
+                if sub.repays:
+                    tracks = volume.header.tracks
+                    self._owed -= {(tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries}
+                    if skipped:
+                        return True
+        return False
 
     def _may_commit(self, sub: Submitted) -> bool:
         host = self.host

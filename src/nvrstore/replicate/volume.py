@@ -14,8 +14,11 @@ from enum import Enum
 
 from nvrstore.journal.batch import VolumeBuilder
 from nvrstore.journal.model import Batch, VolumeHeader
+from nvrstore.model import TrackKey
 from nvrstore.replicate.buffer import Held
 from nvrstore.replicate.port import Op
+
+Identity = tuple[TrackKey, int, int]  # track, session, index: what a fragment is, in whatever volume
 
 
 class CopyState(Enum):
@@ -54,6 +57,8 @@ class Submitted:
     set_needed: int  # number of the set that must be durable before it may be acknowledged
     committed: bool = False
     built_s: float = 0.0
+    behind: frozenset[Identity] = frozenset()  # fragments built before it that are owed again: they are committed first
+    repays: bool = False  # it holds fragments that are owed again
 
 
 @dataclass(slots=True)

@@ -53,14 +53,16 @@ class Waiting:
         """A volume begins: its first batches carry what stands."""
         self._repeated = deque(standing)
 
-    def select(self, fits: Callable[[Fragment], bool]) -> tuple[list[Fragment], list[Fragment]]:
-        """From the front: the fragments of the next batch, and those among them that have to wait for another volume."""
+    def select(
+        self, fits: Callable[[Fragment], bool], *, until: Callable[[Fragment], bool] = lambda fragment: False
+    ) -> tuple[list[Fragment], list[Fragment]]:
+        """The next batch, from the front up to one where `until` says so: its fragments, and those that wait for another volume."""
         chosen: list[Fragment] = []
         skipped: list[Fragment] = []
         blocked: set[TrackKey] = set()
         length = 0
         for fragment in self.fragments:
-            if length >= BATCH_BYTES_CUT:
+            if length >= BATCH_BYTES_CUT or until(fragment):
                 break
             if fragment.track in blocked or not fits(fragment):
                 blocked.add(fragment.track)
