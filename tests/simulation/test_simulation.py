@@ -1,0 +1,88 @@
+"""The whole control plane on a virtual clock: thousands of schedules of faults, and the invariants hold in every one of them.
+
+Each seed draws targets, policies and a few kinds of faults; see tests/support/simulation_world.py for a run, and
+simulation_checks.py for what is watched. A seed that showed a bug stays here under a name of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from tests.support.prove import note, proving, seeds
+from tests.support.simulation_world import World
+
+PIECES = 20
+SEEDS = seeds(usual=500, proving=20_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600 if proving() else 120)
+@pytest.mark.parametrize("piece", range(PIECES))
+def test_no_schedule_of_faults_breaks_an_invariant(piece: int) -> None:
+    """Whatever fails, in whatever order: what was committed is kept, nothing vanishes unsaid, nobody who was superseded destroys."""
+    sums: Counter[str] = Counter()
+    for seed in SEEDS[piece::PIECES]:
+        with World(seed) as world:
+            world.run()
+        sums["commits"] += world.checks.acks
+        sums["steps"] += world.checks.steps
+        sums["faults"] += len(world.history)
+    assert sums["commits"] > len(SEEDS) // PIECES, "the runs recorded something"
+    note(f"simulation-{piece:02d}", schedules=len(SEEDS[piece::PIECES]), violations=0, **sums)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Half a million lines that nobody reads take as long as the runs."""
+    caplog.set_level("CRITICAL", "nvrstore")
+
+
+def run(seed: int) -> None:
+    with World(seed) as world:
+        world.run()
+
+
+def test_the_same_seed_runs_the_same_schedule_twice() -> None:
+    """A failure can be repeated."""
+    seen = []
+    for _ in range(2):
+        with World(8) as world:
+            world.run()
+            seen.append((world.history, world.checks.acks, world.volumes("a")))
+    assert seen[0] == seen[1]
+
+
+def test_seed_20_a_volume_that_could_not_be_closed_once_is_tried_again() -> None:
+    """An error of a moment kept a target from ever being synced."""
+    run(20)
+
+
+def test_seed_51_a_refuge_that_is_lost_does_not_stop_all_commits() -> None:
+    """What it had not answered was waited for, for ever."""
+    run(51)
+
+
+def test_seed_112_a_volume_that_was_being_opened_in_a_lost_refuge_is_given_up() -> None:
+    """It was in use for ever, so that nobody was synced again."""
+    run(112)
+
+
+def test_seed_162_a_claim_that_a_full_target_refused_is_brought_again() -> None:
+    """It was asked for once; the target stayed in its hold-down for ever."""
+    run(162)
+
+
+def test_seed_314_what_is_owed_again_is_committed_before_what_was_built_after_it() -> None:
+    """A crash in between would have left a hole inside a session that nothing explains."""
+    run(314)
+
+
+def test_seed_530_what_only_a_lost_target_had_comes_before_newer_batches_of_the_others() -> None:
+    """The same across volumes."""
+    run(530)
+
+
+def test_seed_538_a_volume_that_is_opened_during_a_survey_is_not_recovered_while_it_is_written() -> None:
+    """It was taken for a leftover, replaced by a shorter copy, and cut."""
+    run(538)

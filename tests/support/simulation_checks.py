@@ -1,0 +1,384 @@
+"""What must hold whatever happens: the checks of a simulation. Each names the invariant that it watches.
+
+    promise 1 kept · 2 uninterrupted · 3 honest · 4 checkable · 5 single-minded
+    I1 durability · I2 no acknowledgement before the sync · I3 contiguous · I4/I5 nothing vanishes unsaid · I6 unique
+    I7 terms rise · I9 a lower term is not accepted again · I10 closed is immutable · I11 only the owner destroys
+    I12 retention · I13 copies equal · I14 union · I15 in-sync first · I16 no trust after a failed sync
+    I17 nothing committed is cut · I19 recovery is idempotent · I22/I23 bounds · I28 recording resumes
+
+Cheap ones run when a thing happens (an acknowledgement, a call that is carried out) and after every step; the whole content
+of all disks is read at the end, when everything has healed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tests.support.simulation_disks import View
+from tests.support.volumes import scan
+
+from nvrstore.checksum import crc32c
+from nvrstore.failover.machine import State
+from nvrstore.failover.terms import ClaimKey, keys_in
+from nvrstore.journal.model import Batch, VolumeHeader
+from nvrstore.journal.names import parse_volume_path, untrash_path
+from nvrstore.limits import LOOK_FRESH_S, LOOK_S
+from nvrstore.model import Commit, Record, RecordKind, Role
+from nvrstore.replicate.floor import Floor
+from nvrstore.replicate.resync import ResyncPlan
+from nvrstore.targets.contract import Request, Verb
+from nvrstore.targets.pool import Extent
+from nvrstore.upkeep.retention import Reason, Removal
+
+if TYPE_CHECKING:
+    from tests.support.simulation_node import Node
+    from tests.support.simulation_world import World
+
+Identity = tuple[str, int, int]
+
+FENCE_S = LOOK_FRESH_S + LOOK_S + 0.5  # an acknowledgement may rest on a look this old
+STUCK_MAX = 4
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+
+class Checks:
+    """See the module."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.acked: set[Identity] = set()
+        self.kept_in_refuge: set[Identity] = set()
+        self.records: dict[tuple[int, str], Record] = {}
+        self.where: dict[Identity, str] = {}  # the volume in which it was acknowledged
+        self.ends: dict[str, int] = {}  # per volume's path: end of its last acknowledged batch
+        self.batches: dict[str, list[Batch]] = {}
+        self.closed_as: dict[str, tuple[str, bytes]] = {}  # per volume id: path, content
+        self.terms: dict[str, int] = {}
+        self.sessions: list[ClaimKey] = []
+        self.claimed_s: dict[tuple[str, ClaimKey], float] = {}  # when a claim appeared on a disk
+        self.tidied_at: dict[tuple[str, ClaimKey], float] = {}
+        self.newest_ns: dict[str, int] = {}  # per volume's path: UTC of its newest footage
+        self.expired: dict[str, str] = {}  # volume id -> path: retention let it go
+        self.gone: set[str] = set()  # paths of volumes that retention took somewhere
+        self.acks = self.steps = self.writes = 0
+
+    def fail(self, which: str, what: str) -> None:
+        raise Violation(
+            f"[{which}] {what}   (seed {self.world.seed}, {self.world.now_s:.1f} s; faults: {', '.join(self.world.history[-12:])})"
+        )
+
+    # --- terms
+
+    def claimed(self, node: Node, key: ClaimKey) -> None:
+        last = self.terms.get(node.recorder_id, 0)
+        if key.term <= last:
+            self.fail("I7", f"{node.who} claims term {key.term} after {last}")
+        self.terms[node.recorder_id] = key.term
+        self.sessions.append(key)
+
+    def newest_session(self) -> int:
+        """Of who claimed the highest term."""
+        return max(self.sessions, key=lambda claim: claim.term).session if self.sessions else 0
+
+    def highest(self, disk: str) -> tuple[ClaimKey | None, float]:
+        files = self.world.disks[disk].files
+        keys = keys_in(name.rpartition("/")[2] for name in files.files if name.startswith("main/epochs/"))
+        if not keys:
+            return None, 0.0
+        return keys[-1], self.claimed_s.get((disk, keys[-1]), self.world.now_s)
+
+    def tidied(self, node: Node, target: str) -> None:
+        if node.engine is not None:
+            self.tidied_at[target, node.engine.spec.claim] = self.world.now_s
+
+    # --- what is carried out
+
+    def carrying_out(self, view: View, request: Request) -> None:
+        """`request` is about to be carried out on `view`, whoever asked for it, whenever."""
+        match request.verb:
+            case Verb.APPEND | Verb.OPEN:
+                self._writing(view, request)
+            case Verb.PUT:
+                key = ClaimKey.of(request.path.rpartition("/")[2])
+                if key is not None:
+                    self.claimed_s.setdefault((view.name, key), self.world.now_s)
+            case Verb.TRUNCATE:
+                self._cutting(view, request)
+            case Verb.UNLINK:
+                self._unlinking(view, request.path)
+            case Verb.WRITE:
+                self._patching(view, request)
+
+    def _writing(self, view: View, request: Request) -> None:
+        given = view.written.get(id(request))
+        self.writes += 1
+        if given is None:
+            return
+        _, pool, crc = given
+        if crc32c(pool.view(Extent(request.extent, request.length))) != crc:
+            self.fail(
+                "memory, promise 1", f"a write to {view.name} finds other bytes in its memory than it was given: it was reused too early"
+            )
+
+    def _cutting(self, view: View, request: Request) -> None:
+        """A whole committed batch is never cut off, on no copy."""
+        file = view.files.files.get(request.path)
+        for batch in self.batches.get(request.path, ()) if file is not None and request.length < self.ends.get(request.path, 0) else ():
+            if batch.end > request.length and file is not None and self._whole(file.data, batch):
+                self.fail("I17", f"{request.path} on {view.name} is cut to {request.length}, below committed batch {batch.number}")
+
+    @staticmethod
+    def _whole(file: bytearray, batch: Batch) -> bool:
+        data = memoryview(file)[batch.offset : batch.end]
+        if len(data) != batch.length or bytes(data[: len(batch.head)]) != batch.head:
+            return False
+        return all(crc32c(data[entry.offset : entry.offset + entry.length]) == entry.crc for entry in batch.entries)
+
+    def _unlinking(self, view: View, path: str) -> None:
+        if path not in view.files.files:
+            return
+        if parse_volume_path(path) is not None and view.name != "refuge":
+            self.fail("I11", f"a volume is unlinked without the trash: {path}")
+        name = untrash_path(path)
+        if name is None:
+            return
+        if any(other in view.files.files and view.files.files[other] is view.files.files[path] for other in [name.path]):
+            return  # its other name stays
+        key, _ = self.highest(view.name)
+        if key is None:
+            return
+        term = int(path.split("/")[2])
+        tidied = self.tidied_at.get((view.name, key))
+        if key.term > term and key.recorder_id != self.world.ids[view.who] and tidied is not None and self.world.now_s > tidied:
+            self.fail("I11, promise 5", f"{view.who} (term {term}) deletes {name.path} on {view.name}, which term {key.term} owns")
+        if name.path not in self.gone:
+            self.fail("I12", f"{name.path} is deleted on {view.name}, and no plan said so")
+
+    def _patching(self, view: View, request: Request) -> None:
+        """Closed content never changes, but to what it was."""
+        if not request.path.endswith(".mp4") or request.path not in view.files.files:
+            return
+        for volume_id, (path, content) in self.closed_as.items():
+            piece = content[request.offset : request.offset + len(request.data)]
+            if path == request.path and piece and piece != bytes(request.data)[: len(piece)]:
+                self.fail("I10", f"closed volume {volume_id} is changed on {view.name} at {request.offset}")
+
+    # --- acknowledgements
+
+    def stored(self, node: Node, header: VolumeHeader, path: str, batch: Batch, targets: Sequence[str], commit: Commit | None) -> None:
+        identities = [(header.tracks[entry.track_id - 1].track.stream, entry.session, entry.index) for entry in batch.entries]
+        for target in targets:
+            self._durable(target if target != "refuge" else f"refuge-{node.who}", path, batch)
+        if commit is None:
+            node.refuged.update(identities)
+            self.kept_in_refuge.update(identities)
+            return
+        self.acks += 1
+        node.last_commit_s = self.world.now_s
+        self._lawful(node, header, path, targets)
+        for identity in identities:
+            if identity in self.acked:
+                self.fail("I6", f"{identity} is committed twice")
+            self.acked.add(identity)
+            node.acked.add(identity)
+            self.where[identity] = header.volume_id
+        for record in batch.records:
+            self.records[record.kind, record.id] = record
+            node.acked_records[record.kind, record.id] = record
+        self.batches.setdefault(path, []).append(batch)
+        self.ends[path] = max(self.ends.get(path, 0), batch.end)
+        self.newest_ns[path] = max([self.newest_ns.get(path, 0), *(entry.utc_ns for entry in batch.entries)])
+        self._contiguous(node, identities)
+
+    def _durable(self, disk: str, path: str, batch: Batch) -> None:
+        """The bytes are on the medium: not in a cache, not on their way."""
+        file = self.world.disks[disk].files.files.get(path)
+        if file is None or not self._whole(file.data, batch):
+            self.fail("I2, promise 1", f"batch {batch.number} of {path} is acknowledged, and is not on {disk}")
+
+    def _lawful(self, node: Node, header: VolumeHeader, path: str, targets: Sequence[str]) -> None:
+        engine = node.engine
+        if engine is None:
+            return
+        states = engine.states()
+        counted = [target for target in targets if target != "refuge"]
+        if not engine.spec.commit_any and not self.world.full:
+            for member in header.members:
+                # One that left since, or is still joining, is not waited for.
+                if member.target in states and states[member.target] is State.SYNCED and member.target not in targets:
+                    self.fail("I2", f"{path} is acknowledged without {member.target}, which is a member")
+        own = engine.spec.claim
+        for target in counted:
+            key, since_s = self.highest(target)
+            if key is not None and key.term > own.term and key.recorder_id != own.recorder_id and self.world.now_s - since_s > FENCE_S:
+                self.fail(
+                    "I9, promise 5",
+                    f"{node.who} (term {own.term}) counts on {target}, which shows term {key.term} for {self.world.now_s - since_s:.1f} s",
+                )
+
+    def _contiguous(self, node: Node, identities: Sequence[Identity]) -> None:
+        for stream, session, index in identities:
+            if session != node.session:
+                continue
+            due = node.next_index.get(stream, 0)
+            for missed in range(due, index):
+                identity = (stream, session, missed)
+                if identity in node.put and identity not in node.acked and identity not in node.refuged and identity not in node.dropped:
+                    self.fail("I3, promise 3", f"{identity} is skipped: {index} is acknowledged before it")
+            node.next_index[stream] = max(due, index + 1)
+
+    def closed(self, node: Node, volume_id: str, path: str, length: int, targets: Sequence[str]) -> None:
+        for target in targets:
+            name = target if target != "refuge" else f"refuge-{node.who}"
+            file = self.world.disks[name].files.files.get(path)
+            if file is None:
+                continue
+            content = file.read(0, length, fresh=True)
+            if self.closed_as.setdefault(volume_id, (path, content)) != (path, content):
+                self.fail("I10, I13", f"{path} is closed with other bytes on {target}")
+
+    # --- retention
+
+    def removing(self, node: Node, removal: Removal) -> None:
+        plan = self.world.plan
+        path = removal.volume.name.path
+        self.gone.add(path)
+        if node.engine is not None and path in node.engine.paths_in_use():
+            self.fail("I12", f"{path} goes while it is being written")
+        if removal.reason is not Reason.EXPIRED:
+            self.fail("I12", f"{path} goes from {removal.target} because it is {removal.reason}, and there is room")
+        newest = self.newest_ns.get(path)
+        if plan.keep_s is None or (
+            newest is not None and newest > self.world.clock.utc_ns() - int((plan.keep_s - self.world.stepped_back_s) * 1e9) + 1_000_000
+        ):
+            self.fail("I12", f"{path} goes before its time")
+        self.expired[removal.volume.volume_id] = path
+
+    def planned(self, node: Node, plan: ResyncPlan) -> None:
+        if plan.conflicts:
+            self.fail("I6, I10", f"different volumes under one name: {plan.conflicts}")
+
+    # --- what is not stored
+
+    def dropping(self, node: Node) -> None:
+        """The bound of the buffer was met: only where nobody could take it."""
+        engine = node.engine
+        if engine is None:
+            return
+        for name, state in engine.states().items():
+            view = self.world.views[node.who][name]
+            port = engine.ports[name]
+            healthy = state in (State.LIVE, State.SYNCED) and not view.held and view.rule is None and view.mounted
+            if healthy and not port.backlog_bytes and not self.world.full and port.fresh() and port.up:
+                self.fail("promise 2", f"footage is dropped, and {name} could take it")
+
+    def stopped(self, node: Node) -> None:
+        """It was stopped in order, on healthy targets: what a camera sent is stored, or the ledger says that it is not."""
+        engine = node.engine
+        if engine is None or engine.fenced:
+            return
+        if not engine.idle:
+            self.fail("I28", f"{node.who} does not come to its end: {engine.states()}")
+        gaps = [record.body for record in self.records.values() if record.kind == RecordKind.GAP]
+        for identity, utc_ns in node.put.items():
+            if identity in node.acked or identity in node.refuged:
+                continue
+            if identity not in node.dropped:
+                self.fail("I5, promise 3", f"{identity} was neither stored nor dropped")
+            if not any(
+                gap["stream"] == identity[0] and gap["start_ns"] <= utc_ns and gap["end_ns"] is not None and utc_ns < gap["end_ns"]
+                for gap in gaps
+            ):
+                self.fail("I4, promise 3", f"{identity} was dropped, and no gap says so: {gaps}")
+
+    # --- after every step
+
+    def step(self) -> None:
+        self.steps += 1
+        for node in self.world.living():
+            engine = node.engine
+            if engine is None or node.frozen:
+                continue
+            bound = self.world.plan.pool_bytes
+            if node.pool.taken_bytes > bound or node.buffer.waiting_bytes > bound + self.world.plan.slack_bytes:
+                self.fail("I22", f"{node.buffer.waiting_bytes} bytes wait, {bound} are allowed")
+            if node.buffer.waiting_bytes != sum(lane.waiting.bytes for lane in engine.lanes):
+                self.fail("I22", "the replay buffer has lost count")
+            for name in engine.ports:
+                if self.world.views[node.who][name].workers_stuck() > STUCK_MAX:
+                    self.fail("I23", f"{self.world.views[node.who][name].workers_stuck()} abandoned workers of {name} are still there")
+            members = engine.members()
+            states = engine.states()
+            first = next((m for m in members if m.role is Role.PRIMARY), None)
+            if first is not None and states[first.target] is not State.SYNCED:
+                better = [m.target for m in members if m is not first and states[m.target] is State.SYNCED]
+                if better and not node.primary_may_wait(first.target):
+                    self.fail("I15", f"{first.target} is primary and lacks something; {better[0]} lacks nothing")
+
+    # --- the end: everything has healed, one recorder has brought all together
+
+    def end(self, node: Node) -> None:
+        world = self.world
+        names = [name for name in world.disks if not name.startswith("refuge")]
+        contents = {name: world.volumes(name) for name in names}
+        found: dict[str, dict[Identity, bytes]] = {}
+        records: dict[str, dict[tuple[int, str], Record]] = {}
+        for name in names:
+            found[name], records[name] = self._read(name, contents[name])
+        floors = node.floors()
+        allowed = set(self.expired)
+        for identity in sorted(self.acked):
+            if self.where[identity] in allowed:
+                continue
+            for name in names:
+                if identity not in found[name]:
+                    where = sorted(n for n in names if identity in found[n])
+                    self.fail("I1, promise 1", f"{identity} was committed, and is not on {name} (it is on {where or 'none'})")
+        for identity in sorted(self.kept_in_refuge - self.acked):
+            if not world.plan.keep_s and not any(identity in found[name] for name in names):
+                self.fail("I14, promise 3", f"{identity} was kept in a refuge, and was never merged")
+        if not world.plan.keep_s:
+            for key in self.records:
+                for name in names:
+                    if key[0] == RecordKind.MARK and key not in records[name]:
+                        self.fail("I1, promise 3", f"record {key} was committed, and is not on {name}")
+        reference = contents[names[0]]
+        for name in names[1:]:
+            if contents[name] != reference:
+                differing = sorted(p for p in set(reference) | set(contents[name]) if reference.get(p) != contents[name].get(p))
+                self.fail("I13", f"{names[0]} and {name} differ in {differing[:3]}")
+        for volume_id, path in self.expired.items():
+            for name in names:
+                parsed = parse_volume_path(path)
+                if path in contents[name] and parsed is not None and Floor(floors).covers(parsed):
+                    self.fail("I12, promise 5", f"volume {volume_id} expired, and is on {name} again: {path}")
+
+    def _read(self, name: str, contents: dict[str, bytes]) -> tuple[dict[Identity, bytes], dict[tuple[int, str], Record]]:
+        found: dict[Identity, bytes] = {}
+        records: dict[tuple[int, str], Record] = {}
+        for path, data in contents.items():
+            result = scan(data, deep=True)
+            if result.header is None or result.damage:
+                self.fail("I18, promise 4", f"{path} on {name}: {result.problem or result.damage}")
+                return found, records
+            if not result.closed:
+                self.fail("I28", f"{path} on {name} was never closed")
+            known = self.closed_as.get(result.header.volume_id)
+            if known is not None and known[1] != data:
+                self.fail("I10", f"{path} on {name} was closed with other bytes")
+            for batch in result.batches:
+                for record in batch.records:
+                    records[record.kind, record.id] = record
+                for entry in batch.entries:
+                    stream = result.header.tracks[entry.track_id - 1].track.stream
+                    identity = (stream, entry.session, entry.index)
+                    payload = self.world.payload(identity)
+                    at = batch.offset + entry.offset
+                    if data[at : at + entry.length][-len(payload) :] != payload:
+                        self.fail("I1, I6", f"{identity} on {name} is not what its camera sent")
+                    found[identity] = payload
+        return found, records
