@@ -134,7 +134,10 @@ def _explained(report: DrillReport) -> str:
         ("lost", "sent, and on no target. Must be 0"),
         ("unrecorded", "died with a recording machine before they were in a commit; bounded, and written down in the ledger as a gap"),
         ("detected", "from the moment of the fault to the declaration that the target is lost (TTD)"),
-        ("commits again", "from there to the next commit, under the set without it (TTR). Cameras are recorded all the while"),
+        (
+            "commits again",
+            "from there to the next commit, under the set without it (TTR); where the recorder dies: until every camera is durable again",
+        ),
     ]
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in lines)
     objectives = f"<p>Objectives that were asked for: {escape(promised)}.</p>" if promised else ""
