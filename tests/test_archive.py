@@ -261,12 +261,14 @@ async def test_an_archive_is_used_inside_its_block_and_once(tmp_path: Path) -> N
 async def test_a_fork_of_the_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers belong to the process that started them."""
     config, _ = made(tmp_path)
-    async with Archive(config) as archive:
+    async with Archive(config) as archive, archive.read("gate", T0, T0 + NS_PER_S) as pieces:
         with monkeypatch.context() as patched:
             real = os.getpid()
             patched.setattr(os, "getpid", lambda: real + 1)
             with pytest.raises(ForkedError):
                 await archive.streams()
+            with pytest.raises(ForkedError):
+                await pieces.receive()
         assert await archive.streams()
 
 

@@ -212,6 +212,7 @@ class Archive:
     # --- inside
 
     async def _run(self, call: Callable[[], T]) -> T:
+        self._check_process()
         return await anyio.to_thread.run_sync(call, limiter=self._threads)
 
     def _checked(self) -> ArchiveCore:
