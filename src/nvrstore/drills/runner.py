@@ -31,7 +31,7 @@ from nvrstore.errors import NvrstoreError
 from nvrstore.farm import Farm, FarmConfig, SentFrames
 from nvrstore.farm.ranges import FrameRange, count, subtract, union
 from nvrstore.limits import FRAGMENT_S, TICK_S
-from nvrstore.model import Cause, Gap, RecordKind
+from nvrstore.model import NS_PER_S, Cause, Gap, RecordKind
 
 WARM_S: Final = (0.8, 1.8)  # the fault comes at a random moment within this, after everything is in step
 REST_S: Final = 0.3
@@ -239,7 +239,7 @@ def _count(box: Sandbox, scenario: Scenario, run: Run, sent: Sequence[SentFrames
     intervals = {result.stream: result for result in run.streams}
     run.streams = [_stream(i, frames, accounts, scenario, intervals.get(f"cam{i}"), box.farm.config.fps) for i, frames in enumerate(sent)]
     if scenario.dies:
-        _explained(run, accounts)
+        _explained(run, accounts, box.farm.config.fps)
     if scenario.equal:
         first, second = list(box.places.values())[:2]
         differing = differences(first.stored, second.stored, JOURNAL)
@@ -273,10 +273,12 @@ def _named(accounts: Mapping[str, Account], stream: str) -> list[tuple[str, Any]
     return [(name, account.reports[stream]) for name, account in accounts.items() if stream in account.reports]
 
 
-def _explained(run: Run, accounts: Mapping[str, Account]) -> None:
-    """What died with the recorder has to stand in the ledger."""
+def _explained(run: Run, accounts: Mapping[str, Account], fps: float) -> None:
+    """What died with the recorder has to stand in the ledger, and as no less than it was."""
     records = [record for account in accounts.values() for record in account.records if record.kind == RecordKind.GAP]
-    gaps = {gap.stream for gap in map(Gap.of, records) if gap.cause is Cause.RECORDER}
+    gaps = {gap.id: gap for gap in map(Gap.of, records) if gap.cause is Cause.RECORDER and gap.end_ns is not None}
     for result in run.streams:
-        if result.unrecorded and result.stream not in gaps:
-            run.problems.append(f"{result.stream}: {result.unrecorded} frames are missing, and the ledger does not say so")
+        told_s = sum(((gap.end_ns or 0) - gap.start_ns) / NS_PER_S for gap in gaps.values() if gap.stream == result.stream)
+        missing_s = (result.lost + result.unrecorded) / fps
+        if missing_s > told_s + 2 / fps:  # a frame at either end
+            run.problems.append(f"{result.stream}: {missing_s:.2f} s are missing, and the ledger tells of {told_s:.2f} s")
