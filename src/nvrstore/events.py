@@ -28,11 +28,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamChanged(Event):
-    """A stream's connection changed: `state` as in `Stream.status()`."""
+    """A stream's connection changed: `state`, `reason` and `hint` as in `Stream.status()`."""
 
     stream: str
     state: str
     reason: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from nvrstore.cli.common import ConfigFile, JsonFlag, console, print_json, say
 from nvrstore.cli.live import streams_table, summary, targets_table
 from nvrstore.config import Config
 from nvrstore.control import call
+
+NAMES_MAX: Final = 5  # streams that are named with one hint
 
 
 def command(config: ConfigFile, as_json: JsonFlag = False) -> None:
@@ -17,3 +22,15 @@ def command(config: ConfigFile, as_json: JsonFlag = False) -> None:
     say(summary(status))
     console().print(targets_table(status))
     console().print(streams_table(status))
+    for hint, streams in hints(status).items():
+        shown = ", ".join(streams[:NAMES_MAX]) + (f" and {len(streams) - NAMES_MAX} more" if len(streams) > NAMES_MAX else "")
+        say(f"{shown}: {hint}")
+
+
+def hints(status: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What to do about streams that are not recorded, and for which of them."""
+    found: dict[str, list[str]] = {}
+    for stream in status["streams"]:
+        if stream["hint"]:
+            found.setdefault(stream["hint"], []).append(stream["stream"])
+    return found

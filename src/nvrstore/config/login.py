@@ -33,7 +33,10 @@ def resolve_login(login: str) -> tuple[str, str]:
                 text = file.readline().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise SourceError(f"the login file {where!r} cannot be read: {reason}", hint="its first line is user:password") from None
+            raise SourceError(
+                f"the login file {where!r} cannot be read: {reason}",
+                hint="the login file's first line is user:password; the recorder's user must be able to read it",
+            ) from None
     else:
         raise SourceError("the login is neither env:NAME nor file:PATH", hint="put user:password into a file and name it")
     return split_login(text, f"login {kind}:{where}")

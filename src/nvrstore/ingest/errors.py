@@ -79,7 +79,8 @@ def opening_failed(error: Exception, url: str, waited_s: float, timeout_s: float
         case OSError() if error.errno in _NETWORK_ERRNOS:
             return SourceNetworkError(f"{where}: {text}")
         case OSError() if error.errno == errno.EIO:
-            return SourceUnreachableError(f"{where}: the name cannot be resolved, or the connection broke ({text})")
+            what = "the name cannot be resolved, or the connection broke" if rtsp else "no answer that could be read as video"
+            return SourceUnreachableError(f"{where}: {what} ({text})", hint=None if rtsp else SourceNotVideoError.hint)
         case _:
             return SourceUnreachableError(f"{where}: {text}")
 

@@ -32,6 +32,7 @@ class StreamStatus:
     name: str
     state: StreamState
     reason: str  # why it is not recording, as a sentence; empty while it is
+    hint: str  # what to do about it
     engine: str
     mode: RecordMode  # what the schedule says
     codec: str  # of the video, libav's names; empty until it is known

@@ -76,7 +76,7 @@ class Supervisor:
         self._lock = threading.Lock()
         self._pipeline: Pipeline | None = None
         self._state = StreamState.IDLE
-        self._reason = ""
+        self._reason = self._hint = ""
         self._engine = ""
         self._session: _Session | None = None
         self._stuck: list[Source] = []  # told to end, not heard any more, still there
@@ -174,7 +174,7 @@ class Supervisor:
                 self._failed(error, 0.0)
                 return
             self._session = session
-            self._enter(StreamState.CONNECTING, self._reason)
+            self._enter(StreamState.CONNECTING, self._reason, self._hint)
             try:
                 session.source.start()
             except RuntimeError as error:  # no thread can be started: the machine is at its end, the recorder goes on
@@ -222,6 +222,7 @@ class Supervisor:
             name=config.title,
             state=self._state,
             reason=self._reason,
+            hint=self._hint,
             engine=self._engine,
             mode=pipeline.mode if pipeline else "off",
             codec=video.codec if video else "",
@@ -263,10 +264,10 @@ class Supervisor:
 
     # --- under the lock
 
-    def _enter(self, state: StreamState, reason: str) -> None:
+    def _enter(self, state: StreamState, reason: str, hint: str = "") -> None:
         if (state, reason) != (self._state, self._reason):
-            self._state, self._reason = state, reason
-            self._on_event(StreamChanged(utc_ns=self._clock.utc_ns(), stream=self.config.id, state=str(state), reason=reason))
+            self._state, self._reason, self._hint = state, reason, hint
+            self._on_event(StreamChanged(utc_ns=self._clock.utc_ns(), stream=self.config.id, state=str(state), reason=reason, hint=hint))
 
     def _begun(self, session: _Session, sample: Sample) -> None:
         """The first picture of a session."""
@@ -295,7 +296,7 @@ class Supervisor:
         self._due_s = now_s + delay_s
         self._reconnects += 1
         self._pipeline.interrupted(cause_of(error), error.message, now_ns)
-        self._enter(StreamState.REFUSED if isinstance(error, SourceRefusedError) else StreamState.WAITING, error.message)
+        self._enter(StreamState.REFUSED if isinstance(error, SourceRefusedError) else StreamState.WAITING, error.message, error.hint)
         _log.warning("stream.lost", stream=self.config.id, reason=error.message, next_try_s=delay_s)
 
     def _sweep(self) -> None:

@@ -20,6 +20,7 @@ def stream_status(supervisor: Supervisor, durability: Durability, now_ns: int) -
         "journal": supervisor.config.journal,
         "state": str(status.state),
         "reason": status.reason,
+        "hint": status.hint,
         "engine": status.engine,
         "mode": status.mode,
         "codec": status.codec,
