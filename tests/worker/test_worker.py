@@ -59,6 +59,15 @@ def keeper_pid(target: DirectoryTarget) -> int:
     return found[-1]
 
 
+def test_a_listing_names_files_and_directories_alone(target: DirectoryTarget, tmp_path: Path) -> None:
+    """A FIFO with the name of a volume would keep whoever scans it waiting for ever."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "v.mp4").write_bytes(b"x")
+    (tmp_path / "d" / "more").mkdir()
+    os.mkfifo(tmp_path / "d" / "w.mp4")
+    assert [row[:3] for row in ask(target, Verb.LIST, "d").json()] == [["more", 0, True], ["v.mp4", 1, False]]
+
+
 def stuck_read(target: DirectoryTarget, path: Path) -> Future[Answer]:
     """A call that hangs: nobody writes into the FIFO that it opens. Returns once the call is running."""
     os.mkfifo(path)

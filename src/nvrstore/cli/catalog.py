@@ -38,7 +38,8 @@ def rebuild(config: ConfigFile, as_json: JsonFlag = False) -> None:
     else:
         say(f"{path}: {outcome.volumes} volumes, {outcome.adopted} of them read now")
         for stranger in strangers:
-            warn(f"target {stranger.target!r}: {stranger.path} cannot be told: {stranger.problem}")
+            problem = stranger.problem.removeprefix(f"{stranger.path}: ")
+            warn(f"target {stranger.target!r}: {stranger.path} cannot be told: {problem}")
         for target in outcome.unreachable:
             warn(f"target {target!r} did not answer: what only it holds is not in the catalog")
     if not outcome.complete:

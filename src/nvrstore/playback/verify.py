@@ -168,7 +168,9 @@ class _Volume:
             self.total.copies += 1
             self.total.bytes += self.sizes[target]
             if result.header is None:
-                self._found(target, "stranger", 0, result.size, detail=f"no copy tells what this file is: {result.problem}")
+                self._found(
+                    target, "stranger", 0, result.size, detail=f"no copy tells what this file is: {_short(result.problem, self.path)}"
+                )
         for volume_id, header in headers.items():
             self._compare(header, {t: r for t, r in scans.items() if r.header is not None and r.header.volume_id == volume_id})
 
@@ -265,6 +267,11 @@ def reference_damage(data: Buffer, batch: Batch, header: VolumeHeader) -> Iterat
 
 
 # --- inside ----------------------------------------------------------------------------------------------------
+
+
+def _short(problem: str, path: str) -> str:
+    """A sentence about a file, without the name that stands beside it anyway."""
+    return problem.removeprefix(f"{path}: ")
 
 
 def _listed(steps: Generator[ListDir, list[FileEntry] | None, dict[str, int] | None], copies: Copies) -> dict[str, int] | None:

@@ -36,6 +36,11 @@ def is_dir(mode: int) -> bool:
     return mode & 0o170000 == 0o040000
 
 
+def is_special(mode: int) -> bool:
+    """Whether it is a FIFO, a socket or a device: to open one may take for ever."""
+    return mode & 0o170000 not in (0o040000, 0o100000, 0o120000)
+
+
 def refuse(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 

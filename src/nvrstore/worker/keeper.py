@@ -11,7 +11,7 @@ import mmap
 import os
 import time
 
-from .calls import NO_SUCH, Forsaken, Place, is_dir, preallocate, refuse
+from .calls import NO_SUCH, Forsaken, Place, is_dir, is_special, preallocate, refuse
 from .storage import mount_of
 from .wire import (
     ABOUT,
@@ -182,6 +182,8 @@ class Keeper:
                 stat = self.calls(os.lstat, f"{path}/{name}")
             except FileNotFoundError:
                 continue
+            if is_special(stat.st_mode):
+                continue  # nothing of ours: whoever scans what is listed must not wait for it
             directory = is_dir(stat.st_mode)
             rows.append((name, 0 if directory else stat.st_size, directory, stat.st_mtime_ns))
         return int(len(names) > LIST_PAGE), json.dumps(rows).encode()
