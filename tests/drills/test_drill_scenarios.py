@@ -67,16 +67,38 @@ def test_a_drill_notices_a_frame_that_is_gone(tmp_path: Path, monkeypatch: pytes
     assert run.total("lost") > 0
 
 
-def test_where_a_real_fault_cannot_be_had_it_is_simulated_and_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody takes a simulated fault for a real one; what cannot be simulated is not run."""
-    find_spec = importlib.util.find_spec
+def without_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No FUSE, nothing that can be mounted, no root: as for a plain user."""
+    find_spec, run = importlib.util.find_spec, subprocess.run
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "mfusepy" else find_spec(name, *rest))
-    run = drilled("io-error", tmp_path / "one")
+
+    def refused(command: object, **options: object) -> object:
+        if isinstance(command, tuple) and command[0] == "mount":
+            raise subprocess.CalledProcessError(32, command, stderr="mount: only root can do that")
+        return run(command, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("nvrstore.drills.faults.subprocess.run", refused)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+
+
+@pytest.mark.parametrize(("name", "why"), [("io-error", "no FUSE here"), ("read-only", "only root can do that")])
+def test_where_a_real_fault_cannot_be_had_it_is_simulated_and_said_so(
+    name: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes a simulated fault for a real one."""
+    without_means(monkeypatch)
+    run = drilled(name, tmp_path)
     assert run.passed, told(run)
     assert "simulated in the worker's answers" in run.how
-    assert "no FUSE here" in run.how
+    assert why in run.how
+
+
+@pytest.mark.parametrize("name", ["hang-stop", "power-cut", "unmount"])
+def test_what_can_only_be_real_is_not_run_where_it_cannot(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulation would prove nothing: the report says why it was left out."""
+    without_means(monkeypatch)
     with pytest.raises(FaultError):
-        drilled("hang-stop", tmp_path / "two")
+        drilled(name, tmp_path)
 
 
 def test_the_command_reports_in_words_json_and_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ def made(name: str, folder: Path, kinds: Sequence[str]) -> Iterator[Place]:
 @contextmanager
 def _plain(name: str, folder: Path) -> Iterator[Place]:
     path = folder / name
-    path.mkdir()
+    path.mkdir(exist_ok=True)  # what could not be mounted may have left its mount point
     yield Place(name, path, path)
 
 
@@ -146,13 +146,8 @@ def _fuse(name: str, folder: Path) -> Iterator[Place]:
     backing, path = folder / f"{name}.disk", folder / name
     backing.mkdir()
     path.mkdir()
-    try:
-        with FuseDisk.mounted(backing, path) as disk:
-            yield Place(name, path, backing, "fuse", fuse=disk)
-    except FaultError:
-        backing.rmdir() if not any(backing.iterdir()) else None
-        path.rmdir() if not path.is_mount() and not any(path.iterdir()) else None
-        raise
+    with FuseDisk.mounted(backing, path) as disk:
+        yield Place(name, path, backing, "fuse", fuse=disk)
 
 
 @contextmanager
