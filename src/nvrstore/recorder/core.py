@@ -13,8 +13,8 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
 from typing import Any, Final
@@ -277,7 +277,7 @@ class RecorderCore:
             raise UsageError(f"the data of a mark must be JSON: {error}") from error
         if length > RECORD_BYTES_MAX // 2:
             raise UsageError(f"the data of a mark is {length} bytes of JSON; at most {RECORD_BYTES_MAX // 2} are stored")
-        durable = self.durability.wait_record(record.id, copies)
+        durable = self.durability.wait_record(record, copies)
         self._intakes[journal].record(record)
         return record.id, durable
 
@@ -346,15 +346,12 @@ class RecorderCore:
     def saved_term(self, journal: str) -> int:
         return self.state.term(journal)
 
-    def wait_record(self, journal: str, record: Record, timeout_s: float) -> bool:
-        """Enter a record into the ledger; whether it became durable in time."""
-        durable = self.durability.wait_record(record.id)
-        self._intakes[journal].record(record)
-        try:
-            durable.result(timeout_s)
-        except TimeoutError:
-            return False
-        return True
+    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
+        """Enter records into the ledgers of journals; whether all became durable in time."""
+        durable = [self.durability.wait_record(record) for _, record in records]
+        for journal, record in records:
+            self._intakes[journal].record(record)
+        return not wait(durable, timeout_s).not_done
 
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from nvrstore.journal.model import Batch, VolumeHeader
-from nvrstore.model import NS_PER_S, Media
+from nvrstore.model import NS_PER_S, Media, Record
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Durability:
         self._lock = threading.Lock()
         self._lines: dict[str, _Line] = {}
         self._short: dict[str, list[bool]] = defaultdict(lambda: [False] * copies_max)  # journal: counts that stopped
-        self._records: dict[str, list[tuple[int, Future[None]]]] = {}
+        self._records: dict[str, list[tuple[int, Record, Future[None]]]] = {}
         self._stored_bytes: dict[str, int] = defaultdict(int)
 
     def batch(self, header: VolumeHeader, batch: Batch, copies: int) -> None:
@@ -54,8 +54,9 @@ class Durability:
                 done.extend(self._advance(self._line(stream), end_ns, short))
             for record in batch.records:
                 waiters = self._records.pop(record.id, [])
-                done.extend(future for wanted, future in waiters if wanted <= copies)
-                left = [(wanted, future) for wanted, future in waiters if wanted > copies]
+                # An entry that grows has one id: an earlier state of it, still under way, is not what is waited for.
+                left = [waiter for waiter in waiters if waiter[0] > copies or waiter[1].body != record.body]
+                done.extend(future for wanted, entry, future in waiters if (wanted, entry, future) not in left)
                 if left:
                     self._records[record.id] = left
         for future in done:
@@ -118,9 +119,9 @@ class Durability:
                 line.waiters.append((until_ns, copies, future))
         return future
 
-    def wait_record(self, record_id: str, copies: int = 1) -> Future[None]:
-        """Done when the record of that id is on `copies` copies. Ask before the record is handed over."""
+    def wait_record(self, record: Record, copies: int = 1) -> Future[None]:
+        """Done when this very record is on `copies` copies. Ask before it is handed over."""
         future: Future[None] = Future()
         with self._lock:
-            self._records.setdefault(record_id, []).append((copies, future))
+            self._records.setdefault(record.id, []).append((copies, record, future))
         return future

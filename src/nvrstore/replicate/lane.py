@@ -219,7 +219,11 @@ class Lane:
             return False
         owed = self._owed and self.waiting.fragments and self._is_owed(self.waiting.fragments[0])
         # What is owed goes alone: it is committed before what was built after it, the newer behind that.
-        fragments, skipped = self.waiting.select(self._fits, until=lambda fragment: bool(owed) and not self._is_owed(fragment))
+        fragments, skipped = self.waiting.select(
+            self._fits,
+            until=lambda fragment: bool(owed) and not self._is_owed(fragment),
+            cut_bytes=min(BATCH_BYTES_CUT, volume.bytes_max // 2),  # on a small disk: what was prepared for a volume holds its batches
+        )
         records, repeated = self.waiting.select_records()
         # What has to wait needs another volume: another configuration, or an origin before it.
         self._changed = self._changed or bool(skipped)

@@ -54,7 +54,11 @@ class Waiting:
         self._repeated = deque(standing)
 
     def select(
-        self, fits: Callable[[Fragment], bool], *, until: Callable[[Fragment], bool] = lambda fragment: False
+        self,
+        fits: Callable[[Fragment], bool],
+        *,
+        until: Callable[[Fragment], bool] = lambda fragment: False,
+        cut_bytes: int = BATCH_BYTES_CUT,
     ) -> tuple[list[Fragment], list[Fragment]]:
         """The next batch, from the front up to one where `until` says so: its fragments, and those that wait for another volume."""
         chosen: list[Fragment] = []
@@ -62,7 +66,7 @@ class Waiting:
         blocked: set[TrackKey] = set()
         length = 0
         for fragment in self.fragments:
-            if length >= BATCH_BYTES_CUT or until(fragment):
+            if length >= cut_bytes or until(fragment):
                 break
             if fragment.track in blocked or not fits(fragment):
                 blocked.add(fragment.track)

@@ -32,6 +32,7 @@ log = get_logger("upkeep.chores")
 
 ROUND_S: Final = 5.0  # retention and a look for what is left to do
 SOON_S: Final = 0.5  # while a member is not synced
+ROOM_S: Final = 0.25  # how often free space is looked at: looks themselves are a second apart
 STOP_S: Final = 1.0
 
 
@@ -45,7 +46,7 @@ class Chores:
         self._pruning_lock = threading.Lock()
         self._pruning = Pruning(host, self._quick)
         self.mending = Mending(host, self._long, refuge, self._pruning)
-        self._wishes: dict[tuple[str, ...], Callable[[], None]] = {}
+        self._wishes: dict[tuple[str, ...], Callable[[], object]] = {}
         self._answered: dict[str, set[int]] = {}  # earlier sessions of this recorder that were outbid already
         self._lock = threading.Lock()
         self._quick_bell, self._long_bell = threading.Event(), threading.Event()
@@ -54,6 +55,7 @@ class Chores:
             threading.Thread(target=self._run_long, name="nvrstore-upkeep", daemon=True),
         ]
         self._started = False
+        self._room_next_s = 0.0
 
     def start(self) -> None:
         self._started = True
@@ -83,7 +85,7 @@ class Chores:
         self._wish(("claim again", journal), lambda: self._claim_again(journal, seen))
 
     def space(self, journal: str, target: str) -> None:
-        self._wish(("space", target), lambda: self._make_room(journal, target))
+        self._wish(("space", target), self._make_room)
 
     def resync(self, journal: str, target: str) -> None:
         self._long_bell.set()
@@ -91,7 +93,7 @@ class Chores:
     def recover(self, journal: str) -> None:
         self._long_bell.set()
 
-    def _wish(self, key: tuple[str, ...], call: Callable[[], None]) -> None:
+    def _wish(self, key: tuple[str, ...], call: Callable[[], object]) -> None:
         with self._lock:
             self._wishes[key] = call
         self._quick_bell.set()
@@ -100,14 +102,16 @@ class Chores:
 
     def _run_quick(self) -> None:
         while not self._quick.stopping.is_set():
-            self._quick_bell.wait()
+            self._quick_bell.wait(ROOM_S)
             self._quick_bell.clear()
             with self._lock:
                 wishes, self._wishes = self._wishes, {}
             for key, call in wishes.items():
                 self._guarded(" ".join(key), call)
+            if not self._quick.stopping.is_set():
+                self._guarded("room", self._watch_room)
 
-    def _guarded(self, what: str, call: Callable[[], None]) -> None:
+    def _guarded(self, what: str, call: Callable[[], object]) -> None:
         try:
             call()
         except ClosedError:
@@ -154,14 +158,17 @@ class Chores:
         answered = frozenset(self._answered.get(journal, ()))
         host.hub.post(lambda: engine.reclaimed(claimed.claim.key, answered))
 
-    def _make_room(self, journal: str, target: str) -> None:
-        engine = self._host.engines[journal]
-        # Every lane that waits needs a volume, and the next one is prepared at once.
-        room = self._host.hub.ask(
-            lambda: 2 * max(1, len(engine.lanes)) * engine.volume_bytes(max((x.rate.bps for x in engine.lanes), default=0.0))
-        )
+    def _make_room(self) -> int:
         with self._pruning_lock:
-            self._pruning.run({target: room})
+            return self._pruning.run()
+
+    def _watch_room(self) -> None:
+        """Before anything is full: what goes has to be written down first, and that needs room too."""
+        now_s = self._host.clock.monotonic_s()
+        if now_s >= self._room_next_s and self._pruning.scarce():
+            self._make_room()
+            # Where nothing may go (everything is open, or held), asking four times a second would not help.
+            self._room_next_s = now_s + (ROUND_S if self._pruning.short else ROOM_S)
 
     # --- the long thread
 
@@ -176,13 +183,9 @@ class Chores:
                     continue  # somebody else's by now: nothing is repaired
                 self._guarded(f"mend {journal}", lambda journal=journal: self.mending.run(journal))  # type: ignore[misc]
             if not self._long.stopping.is_set():
-                self._guarded("retention", self._retention)
+                self._guarded("retention", self._make_room)
             self._long_bell.wait(SOON_S if self.mending.pending else ROUND_S)
             self._long_bell.clear()
-
-    def _retention(self) -> None:
-        with self._pruning_lock:
-            self._pruning.run()
 
 
 def clear_leftovers(target: str, journal: str, *, keep: str) -> Steps[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from nvrstore.catalog.store import Catalog
@@ -55,8 +55,8 @@ class UpkeepHost(Protocol):
 
     def saved_term(self, journal: str) -> int: ...
 
-    def wait_record(self, journal: str, record: Record, timeout_s: float) -> bool:
-        """Enter a record into the ledger; whether it became durable in time."""
+    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
+        """Enter records into the ledgers of journals; whether all became durable in time."""
 
     def record_gap(self, journal: str, gap: Gap) -> None: ...
 

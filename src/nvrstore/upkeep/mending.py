@@ -35,6 +35,7 @@ from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.downtime import Downtime
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.pruning import Pruning
+from nvrstore.upkeep.retention import RETENTION_GAP
 from nvrstore.upkeep.unclosed import Unclosed
 
 log = get_logger("upkeep.mending")
@@ -81,8 +82,9 @@ class Mending:
         host = self._host
         host.catalog.flush()
         with CatalogReader(host.catalog.path) as reader:
+            overwritten = [record for record in reader.records(RecordKind.GAP) if record.id.startswith(RETENTION_GAP)]
             for journal in host.engines:
-                self._pruning.learn(journal, reader.records(RecordKind.RETENTION_FLOOR))
+                self._pruning.learn(journal, [*reader.records(RecordKind.RETENTION_FLOOR), *overwritten])
 
     def _learn_records(self, journal: str, header: VolumeHeader, records: Iterable[Record]) -> None:
         self._pruning.learn(journal, records)

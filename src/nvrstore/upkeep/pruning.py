@@ -4,11 +4,13 @@
 
 Order of durability: what expired, and what is lost with a last copy, is written down before the first file goes; the
 catalog's row goes before the file does, so that no row promises bytes that are not there.
+A disk that is so full that nothing can be written down any more gets room first, by copies of which another one stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from nvrstore.catalog.query import CatalogReader
@@ -19,18 +21,31 @@ from nvrstore.errors import FencedError, TargetError
 from nvrstore.events import VolumePruned
 from nvrstore.failover.machine import MEMBER, State
 from nvrstore.journal.names import parse_volume_path
-from nvrstore.model import NS_PER_S, Gap, Record, RecordKind
+from nvrstore.model import NS_PER_S, Gap, Media, Record, RecordKind
 from nvrstore.replicate.floor import Floor, floors_of
 from nvrstore.targets.contract import Request, Steps, Verb
 from nvrstore.targets.steps import ask
 from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.prune import prune
-from nvrstore.upkeep.retention import Keep, Plan, Removal, Space, Span, StoredCopy, StoredVolume, ledger_entries, plan_retention
+from nvrstore.upkeep.retention import (
+    RETENTION_GAP,
+    Keep,
+    Plan,
+    Removal,
+    Space,
+    Span,
+    StoredCopy,
+    StoredVolume,
+    ledger_entries,
+    plan_retention,
+)
+from nvrstore.upkeep.room import Room, room_for
 
 log = get_logger("upkeep.pruning")
 
-DURABLE_S = 5.0  # the ledger entries of a plan become durable within this, or the plan is made again later
+DURABLE_S = 1.5  # the ledger entries of a plan become durable within this, or the plan is made again
+PLAN_SHARE = 20.0  # planning without need takes at most this part of the time: a large archive has many volumes
 _HELD = frozenset({CopyState.LIVE, CopyState.COMPLETE, CopyState.PARTIAL, CopyState.DAMAGED})
 
 
@@ -53,6 +68,7 @@ class Pruning:
         self.recovering: set[str] = set()  # volumes that recovery is at work on now
         self.removed = 0
         self.short: Mapping[str, int] = {}
+        self._plan_next_s = 0.0
 
     def learn(self, journal: str, records: Iterable[Record]) -> None:
         """What earlier sessions wrote down: floors, and how far retention's own gaps reach."""
@@ -60,40 +76,79 @@ class Pruning:
         for place, floor in floors_of(everything).items():
             self._floors[journal, place] = self._floors.get((journal, place), Floor()).merged(floor)
         for record in everything:
-            if record.kind == RecordKind.GAP and record.id.startswith("retention-"):
-                self._gaps[record.id] = Gap.of(record)
+            if record.kind == RecordKind.GAP and record.id.startswith(RETENTION_GAP):
+                gap, known = Gap.of(record), self._gaps.get(record.id)
+                if known is not None:  # it only grows; volumes come in any order
+                    ends = (gap.end_ns or 0, known.end_ns or 0)
+                    gap = replace(gap, start_ns=min(gap.start_ns, known.start_ns), end_ns=max(ends))
+                self._gaps[record.id] = gap
 
     @property
     def floors(self) -> Mapping[tuple[str, str], Floor]:
         return self._floors
 
-    def run(self, room: Mapping[str, int] | None = None) -> int:
-        """Plan and carry out; how many copies went. `room`: bytes that are about to be needed, by target."""
+    def room(self) -> dict[str, Room]:
+        """What is to be kept ready on every member. Read without waiting for the engines: its parts may be a moment apart."""
+        rooms: dict[str, Room] = {}
+        for engine in self._host.engines.values():
+            lanes = list(engine.lanes)
+            rates = [lane.rate.bps for lane in lanes]
+            size = engine.volume_bytes(max(rates, default=0.0))
+            for target in self._members():
+                look = engine.ports[target].look if target in engine.spec.targets else None
+                if look is not None:
+                    one = room_for(lanes=len(lanes), volume_bytes=size, bytes_per_s=sum(rates), total_bytes=look.total_bytes)
+                    rooms[target] = rooms.get(target, Room()) + one
+        return rooms
+
+    def scarce(self) -> list[str]:
+        """Members on which room has to be made now, as their last looks show."""
+        found = []
+        for target, room in self.room().items():
+            port = next(port for engine in self._host.engines.values() if (port := engine.ports.get(target)) is not None)
+            if port.look is not None and port.look.free_bytes < room.low_bytes:
+                found.append(target)
+        return found
+
+    def run(self) -> int:
+        """Plan and carry out; how many copies went."""
         host = self._host
         if any(engine.fenced for engine in host.engines.values()):
             return 0  # a superseded writer deletes nothing, anywhere
-        spaces = self._spaces(room or {})
+        spaces = self._spaces()
         if not spaces:
             return 0
+        room = self.room()
+        started_s = host.clock.monotonic_s()
+        enough = all(space.free_bytes >= room.get(target, Room()).low_bytes for target, space in spaces.items())
+        if enough and started_s < self._plan_next_s:
+            return 0
+        plan = self._plan(spaces, {target: wanted.high_bytes for target, wanted in room.items()})
+        now_s = host.clock.monotonic_s()
+        self._plan_next_s = now_s + PLAN_SHARE * (now_s - started_s)
+        self.short = plan.short
+        full = [target for target, space in spaces.items() if target in room and space.free_bytes < room[target].volumes_bytes]
+        return self._carry_out(plan, full) if plan.removals else 0
+
+    def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
+        host = self._host
         host.catalog.flush()
         with CatalogReader(host.catalog.path) as reader:
             volumes = self._volumes(reader)
-        total = min(space.total_bytes for space in spaces.values())
-        keep = {journal.name: keep_of(journal.keep, total) for journal in host.config.journals}
-        plan = plan_retention(
-            volumes,
-            spaces,
-            keep,
-            now_ns=host.clock.utc_ns(),
-            keep_at=self._windows(total),
-            unsynced=self._unsynced(volumes),
-            room=room,
-            floors=self._floors,
-        )
-        self.short = plan.short
-        return self._carry_out(plan) if plan.removals else 0
+            total = min(space.total_bytes for space in spaces.values())
+            plan = plan_retention(
+                volumes,
+                spaces,
+                {journal.name: keep_of(journal.keep, total) for journal in host.config.journals},
+                now_ns=host.clock.utc_ns(),
+                keep_at=self._windows(total),
+                unsynced=self._unsynced(volumes),
+                room=room,
+                floors=self._floors,
+            )
+            return replace(plan, removals=self._with_spans(reader, plan.removals))
 
-    def _spaces(self, room: Mapping[str, int]) -> dict[str, Space]:
+    def _spaces(self) -> dict[str, Space]:
         """Fresh where it matters: a plan over old figures would delete twice."""
         spaces = {}
         for target in self._members():
@@ -136,20 +191,21 @@ class Pruning:
                 stored.append(
                     StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or info.volume_id in self.recovering)
                 )
-        return self._with_spans(reader, stored)
+        return stored
 
     @staticmethod
-    def _with_spans(reader: CatalogReader, stored: list[StoredVolume]) -> list[StoredVolume]:
-        """What each volume holds of which stream: for ledger entries and holds."""
-        found: dict[str, dict[str, Span]] = {}
-        for stream in reader.streams():
-            for span in reader.spans(stream.stream):
-                here = found.setdefault(span.volume_id, {})
-                old = here.get(stream.stream)
-                start_ns = span.start_ns if old is None else min(old.start_ns, span.start_ns)
-                end_ns = span.end_ns if old is None else max(old.end_ns, span.end_ns)
-                here[stream.stream] = Span(stream.stream, start_ns, end_ns)
-        return [StoredVolume(v.volume_id, v.name, v.end_ns, v.copies, v.open, tuple(found.get(v.volume_id, {}).values())) for v in stored]
+    def _with_spans(reader: CatalogReader, removals: Iterable[Removal]) -> tuple[Removal, ...]:
+        """What goes with a last copy, for the ledger. Of those volumes alone: all spans of an archive are millions."""
+        streams = [stream.stream for stream in reader.streams()]
+        found = []
+        for removal in removals:
+            spans = []
+            for stream in streams if removal.last else ():
+                held = reader.spans_of(removal.volume.volume_id, stream, Media.VIDEO) or reader.spans_of(removal.volume.volume_id, stream)
+                if held:
+                    spans.append(Span(stream, min(span.start_ns for span in held), max(span.end_ns for span in held)))
+            found.append(replace(removal, volume=replace(removal.volume, spans=tuple(spans))))
+        return tuple(found)
 
     def _unsynced(self, volumes: list[StoredVolume]) -> set[str]:
         """Volumes that a member which is being resynced still lacks."""
@@ -162,20 +218,35 @@ class Pruning:
                     lacking.add(volume.volume_id)
         return lacking
 
-    def _carry_out(self, plan: Plan) -> int:
+    def _carry_out(self, plan: Plan, full: Collection[str]) -> int:
+        removals: Sequence[Removal] = plan.removals
+        if not self._written(plan):
+            log.warning("pruning.postponed", reason="its ledger entry did not become durable", full=sorted(full))
+            removals = self._first_room(plan, full)
+        return sum(self._remove(removal) for removal in removals)
+
+    def _first_room(self, plan: Plan, full: Collection[str]) -> list[Removal]:
+        """What goes before its entry is durable: enough that all that waits can be written, the entry behind it."""
+        waiting = max((engine.buffer.bytes for engine in self._host.engines.values()), default=0)
+        removals = first_room(plan.removals, {t: waiting + room.volumes_bytes for t, room in self.room().items() if t in full})
+        for removal in removals:  # or resync would bring back what it finds missing
+            place = (removal.volume.name.journal, removal.target)
+            self._floors[place] = self._floors.get(place, Floor()).raised([removal.volume.name])
+        return removals
+
+    def _written(self, plan: Plan) -> bool:
+        """Whether floors and gaps are durable: handed over all at once, they are in one batch."""
         host = self._host
         gaps = ledger_entries(plan.removals, self._gaps)
-        for (journal, place), floor in plan.floors.items():
-            if not host.wait_record(journal, floor.record(place), DURABLE_S):
-                log.warning("pruning.postponed", journal=journal, reason="its ledger entry did not become durable")
-                return 0
-            self._floors[journal, place] = floor
+        entries = [(journal, floor.record(place)) for (journal, place), floor in plan.floors.items()]
         for gap in gaps:
             journal = next(r.volume.name.journal for r in plan.removals if any(s.stream == gap.stream for s in r.volume.spans))
-            if not host.wait_record(journal, gap.record(), DURABLE_S):
-                return 0
-            self._gaps[gap.id] = gap
-        return sum(self._remove(removal) for removal in plan.removals)
+            entries.append((journal, gap.record()))
+        if not host.wait_records(entries, DURABLE_S):
+            return False
+        self._floors.update(plan.floors)
+        self._gaps.update((gap.id, gap) for gap in gaps)
+        return True
 
     def _remove(self, removal: Removal) -> bool:
         host, name = self._host, removal.volume.name
@@ -194,6 +265,32 @@ class Pruning:
             )
         )
         return gone
+
+
+def first_room(removals: Sequence[Removal], need: Mapping[str, int]) -> list[Removal]:
+    """For disks on which nothing can be written down: `need` bytes on each, by copies of which another one stays.
+
+    Where there is no second copy, the oldest goes all the same: recording never stops, and the entry is on its way.
+    """
+    chosen: list[Removal] = []
+    left = dict(need)
+    taken: set[str] = set()  # volumes of which a copy goes: the others stay
+    for spare in (True, False):
+        for target in sorted(left):
+            for removal in removals if left[target] > 0 else ():
+                volume = removal.volume
+                if (
+                    removal.target == target
+                    and removal not in chosen
+                    and (not spare or len(volume.copies) > 1)
+                    and volume.volume_id not in taken
+                ):
+                    chosen.append(removal)
+                    taken.add(volume.volume_id)
+                    left[target] -= removal.bytes
+                    if left[target] <= 0:
+                        break
+    return chosen
 
 
 def _space(target: str) -> Steps[dict[str, int]]:

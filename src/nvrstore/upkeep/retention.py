@@ -24,6 +24,7 @@ from nvrstore.replicate.floor import JOURNAL, Floor
 
 #: A target has room while it has this share of itself more free than wanted: two volumes, since one is at most 1/32.
 ROOM_SHARE: Final = 16
+RETENTION_GAP: Final = "retention-"  # of the ids of gaps that retention enters
 #: Age counts from the newest footage plus this at most: a clock that starts in a wrong year deletes nothing before it records.
 AHEAD_NS_MAX: Final = 86_400 * NS_PER_S
 
@@ -146,7 +147,7 @@ def ledger_entries(removals: Iterable[Removal], known: Mapping[str, Gap] | None 
         if not removal.last:
             continue
         for span in removal.volume.spans:
-            gap_id = f"retention-{removal.cause}-{span.stream}"
+            gap_id = f"{RETENTION_GAP}{removal.cause}-{span.stream}"
             old = gaps.get(gap_id) or (known or {}).get(gap_id)
             start_ns = span.start_ns if old is None else min(span.start_ns, old.start_ns)
             end_ns = span.end_ns if old is None or old.end_ns is None else max(span.end_ns, old.end_ns)
