@@ -110,6 +110,11 @@ def now_ns() -> int:
     return SYSTEM_CLOCK.utc_ns()
 
 
+def now_s() -> float:
+    """The monotonic clock."""
+    return SYSTEM_CLOCK.monotonic_s()
+
+
 def drained(watch: Watch) -> None:
     """Until nothing arrives any more: cameras have stopped, what they sent was taken in."""
     before, since_s = -1, 0.0

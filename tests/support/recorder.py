@@ -87,10 +87,10 @@ class Site:
         tables = self.tables()
         lines = ["format = 1"]
         for key in ("recorder",):
-            lines += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in tables[key].items())]
+            lines += [f"[{key}]", *(f"{k} = {toml(v)}" for k, v in tables[key].items())]
         for key in ("target", "journal", "stream"):
             for table in tables[key]:
-                lines += [f"[[{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+                lines += [f"[[{key}]]", *(f"{k} = {toml(v)}" for k, v in table.items())]
         self.file.write_text("\n".join(lines) + "\n")
 
     def account(self, target: str = "a") -> Account:
@@ -116,6 +116,13 @@ async def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
     with anyio.fail_after(timeout_s):
         while not holds():  # noqa: ASYNC110 - there is nothing to wait on: a snapshot is asked for again
             await anyio.sleep(0.05)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it; tables in one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + "}"
+    return json.dumps(value)
 
 
 def init(path: Path) -> None:
