@@ -164,7 +164,7 @@ def run_ours(n: int, farm: Farm, folder: Path, seconds: float, engine: str) -> F
         child.stdin.write("stop\n")
         child.stdin.flush()
         json.loads(child.stdout.readline())
-        child.wait(60)
+        child.wait(120)
     finally:
         if child.poll() is None:
             child.kill()
@@ -202,7 +202,13 @@ def child(folder: Path, port: int, n: int, engine: str) -> None:
                     break
             print(json.dumps({"connected_s": round(time.monotonic() - start, 2)}), flush=True)
             await anyio.to_thread.run_sync(sys.stdin.readline)
-            await anyio.sleep(1.0)  # what is in the sockets when the farm has stopped
+            before = -1
+            for _ in range(30):  # what is in the sockets when the farm has stopped
+                frames = sum(stream.status().samples for stream in recorder.streams())
+                if frames == before:
+                    break
+                before = frames
+                await anyio.sleep(1.0)
         print(json.dumps({"stopped": True}), flush=True)
 
     anyio.run(main)
