@@ -154,13 +154,16 @@ def fetch_batch(
 ) -> Steps[tuple[bytearray, list[Damage]]]:
     """A batch's bytes, put together from the copies until all of it is whole; and what is not whole on any.
 
-    Copies named in `whole_on` are asked first. Raises TargetError when none can be read at all.
+    Copies named in `whole_on` are asked first. Raises TargetError when none can be read at all, or when one that has it whole
+    does not answer: what is only away is no damage, and no copy without it is made.
     """
+    silent: list[str] = []
     best: bytearray | None = None
     damage: list[Damage] = []
     for target in sorted(sources, key=lambda name: name not in whole_on):
         data = yield from _read(target, sources[target], batch.offset, batch.length)
         if data is None:
+            silent.append(target)
             continue
         data.extend(bytes(batch.length - len(data)))
         if best is None:
@@ -177,6 +180,10 @@ def fetch_batch(
             return best, []
     if best is None:
         raise TargetError(f"batch {batch.number} of volume {header.volume_id} can be read nowhere", target=", ".join(sources))
+    if away := [target for target in silent if target in whole_on]:
+        raise TargetError(
+            f"batch {batch.number} of volume {header.volume_id} is whole there, and cannot be read now", target=", ".join(away)
+        )
     return best, damage
 
 
