@@ -54,7 +54,7 @@ class Lane:
         self._records_since_s: float | None = None
         self.rate = Rate(host.clock.monotonic_s())
         self._ended = False
-        self._owed: set[Identity] = set()  # fragments that were built, lost their last copy on the way, and wait again
+        self._owed: list[set[Identity]] = []  # fragments that were built, lost their last copy on the way, and wait again
         self._closing = Closer(host, self._enqueue, self._failed)
 
     # --- what comes in
@@ -217,11 +217,11 @@ class Lane:
         host, volume = self.host, self.volume
         if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
             return False
-        owed = self._owed and self.waiting.fragments and self._is_owed(self.waiting.fragments[0])
+        owed = self._debt_of(self.waiting.fragments[0]) if self.waiting.fragments else None
         # What is owed goes alone: it is committed before what was built after it, the newer behind that.
         fragments, skipped = self.waiting.select(
             self._fits,
-            until=lambda fragment: bool(owed) and not self._is_owed(fragment),
+            until=lambda fragment: owed is not None and self._debt_of(fragment) is not owed,
             cut_bytes=min(BATCH_BYTES_CUT, volume.bytes_max // 2),  # on a small disk: what was prepared for a volume holds its batches
         )
         records, repeated = self.waiting.select_records()
@@ -241,7 +241,7 @@ class Lane:
         self.waiting.taken(fragments, skipped, len(records), repeated)
         volume.batches.append(batch)
         pending = {copy.target for copy in volume.live()}
-        sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, built_s=now_s, repays=bool(owed))
+        sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, built_s=now_s, repays=owed is not None)
         volume.submitted.append(sub)
         for copy in volume.live():
             self._append(volume, copy, sub)
@@ -302,7 +302,7 @@ class Lane:
     def leave(self, target: str, set_needed: int) -> None:
         """`target` is no longer in the set: cut, and owe again what only it had."""
         self.cut()
-        for volume in self.finishing:
+        for volume in reversed(self.finishing):  # what is owed goes in front each time: the oldest last
             self._leave(volume, target, set_needed)
 
     def _leave(self, volume: OpenVolume, target: str, set_needed: int | None) -> None:
@@ -326,20 +326,29 @@ class Lane:
         self.waiting.put_back(fragments, records)
         owed = frozenset((fragment.track, fragment.session, fragment.index) for fragment in fragments)
         if owed:
-            self._owed |= owed
+            self._owed.append(set(owed))
             volumes = self.volumes()
             for later in volumes[volumes.index(volume) + 1 :]:
                 for sub in later.submitted:
                     sub.behind |= owed
 
-    def _is_owed(self, fragment: Fragment) -> bool:
-        return (fragment.track, fragment.session, fragment.index) in self._owed
+    def _debt_of(self, fragment: Fragment) -> set[Identity] | None:
+        """With which others it is owed; None where it is not."""
+        if not self._owed:
+            return None
+        identity = (fragment.track, fragment.session, fragment.index)
+        return next((debt for debt in self._owed if identity in debt), None)
+
+    def _repaid(self, identities: set[Identity]) -> None:
+        for debt in self._owed:
+            debt -= identities
+        self._owed = [debt for debt in self._owed if debt]
 
     def drop_oldest(self) -> Fragment | None:
         """The oldest fragment that waits, given up."""
         fragment = self.waiting.drop_oldest()
         if fragment is not None and self._owed:
-            self._owed.discard((fragment.track, fragment.session, fragment.index))
+            self._repaid({(fragment.track, fragment.session, fragment.index)})
         return fragment
 
     # --- settle and finish
@@ -358,7 +367,7 @@ class Lane:
             for sub in volume.submitted:
                 if sub.committed:
                     continue
-                if self._owed and not self._owed.isdisjoint(sub.behind):
+                if any(not debt.isdisjoint(sub.behind) for debt in self._owed):
                     skipped = True  # fragments before it are owed again, and come in a later volume
                     continue
                 if (skipped and not sub.repays) or not self._may_commit(sub):
@@ -368,7 +377,7 @@ class Lane:
                 self._tell(volume, sub, now_s)
                 if sub.repays:
                     tracks = volume.header.tracks
-                    self._owed -= {(tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries}
+                    self._repaid({(tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries})
                     if skipped:
                         return True
         return False

@@ -36,8 +36,12 @@ class Waiting:
         self._count(fragment.length)
 
     def put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
-        """In front of everything: they were selected before, and are owed again."""
-        self.fragments.extendleft(reversed(fragments))
+        """In front of everything newer: they were selected before, and are owed again. Each track keeps its order."""
+        first = {(fragment.track, fragment.session): fragment.index for fragment in reversed(fragments)}
+        ahead: list[Fragment] = []  # what was put back before, and was built before
+        while self.fragments and self.fragments[0].index < first.get((self.fragments[0].track, self.fragments[0].session), 0):
+            ahead.append(self.fragments.popleft())
+        self.fragments.extendleft(reversed([*ahead, *fragments]))
         self.records.extendleft(reversed(records))
         self._count(sum(fragment.length for fragment in fragments))
 
