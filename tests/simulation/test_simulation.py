@@ -7,6 +7,7 @@ simulation_checks.py for what is watched. A seed that showed a bug stays here un
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from tests.support.prove import note, proving, seeds
@@ -38,8 +39,8 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("CRITICAL", "nvrstore")
 
 
-def run(seed: int) -> None:
-    with World(seed) as world:
+def run(seed: int, **changes: Any) -> None:
+    with World(seed, **changes) as world:
         world.run()
 
 
@@ -86,3 +87,17 @@ def test_seed_530_what_only_a_lost_target_had_comes_before_newer_batches_of_the_
 def test_seed_538_a_volume_that_is_opened_during_a_survey_is_not_recovered_while_it_is_written() -> None:
     """It was taken for a leftover, replaced by a shorter copy, and cut."""
     run(538)
+
+
+SMALL: dict[str, Any] = {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7}
+
+
+@pytest.mark.parametrize("seed", [0, 17])
+def test_seeds_0_and_17_what_several_volumes_owe_goes_on_in_its_order(seed: int) -> None:
+    """It was put back volume by volume, each in front: the newest came first."""
+    run(seed, **SMALL)
+
+
+def test_seed_146_no_copy_with_a_hole_is_made_because_its_source_is_away_for_a_moment() -> None:
+    """The hole was closed over, and nobody looked again."""
+    run(146, **SMALL)

@@ -53,7 +53,7 @@ class Checks:
         self.acked: set[Identity] = set()
         self.kept_in_refuge: set[Identity] = set()
         self.records: dict[tuple[int, str], Record] = {}
-        self.where: dict[Identity, str] = {}  # the volume in which it was acknowledged
+        self.where: dict[Identity, set[str]] = {}  # the volumes in which it was acknowledged
         self.ends: dict[str, int] = {}  # per volume's path: end of its last acknowledged batch
         self.batches: dict[str, list[Batch]] = {}
         self.closed_as: dict[str, tuple[str, bytes]] = {}  # per volume id: path, content
@@ -108,6 +108,8 @@ class Checks:
                     self.claimed_s.setdefault((view.name, key), self.world.now_s)
             case Verb.TRUNCATE:
                 self._cutting(view, request)
+            case Verb.RENAME:
+                self._copied(view, request)
             case Verb.UNLINK:
                 self._unlinking(view, request.path)
             case Verb.WRITE:
@@ -138,6 +140,19 @@ class Checks:
             return False
         return all(crc32c(data[entry.offset : entry.offset + entry.length]) == entry.crc for entry in batch.entries)
 
+    def _copied(self, view: View, request: Request) -> None:
+        """A copy gets its name: never one of what its recorder knows to be gone for good."""
+        name = parse_volume_path(request.path2)
+        node = self.world.node_of(view.who)
+        if name is None or node is None or request.path2 not in self.expired.values() or view.name == "refuge":
+            return
+        if (
+            request.path in view.files.files
+            and request.path2 not in view.files.files
+            and any(floor.covers(name) for place, floor in node.all_floors.items() if place in ("*", view.name))
+        ):
+            self.fail("I12, promise 5", f"{request.path2} expired, and {node.who} brings it back to {view.name}")
+
     def _unlinking(self, view: View, path: str) -> None:
         if path not in view.files.files:
             return
@@ -164,6 +179,8 @@ class Checks:
             return
         for volume_id, (path, content) in self.closed_as.items():
             piece = content[request.offset : request.offset + len(request.data)]
+            if volume_id in self.expired:
+                continue  # a copy on a target that was away, not yet taken along
             if path == request.path and piece and piece != bytes(request.data)[: len(piece)]:
                 self.fail("I10", f"closed volume {volume_id} is changed on {view.name} at {request.offset}")
 
@@ -181,11 +198,12 @@ class Checks:
         node.last_commit_s = self.world.now_s
         self._lawful(node, header, path, targets)
         for identity in identities:
-            if identity in self.acked:
+            # Once more in another volume is how what only a lost target had is brought to the others.
+            if header.volume_id in self.where.setdefault(identity, set()):
                 self.fail("I6", f"{identity} is committed twice")
             self.acked.add(identity)
             node.acked.add(identity)
-            self.where[identity] = header.volume_id
+            self.where[identity].add(header.volume_id)
         for record in batch.records:
             self.records[record.kind, record.id] = record
             node.acked_records[record.kind, record.id] = record
@@ -238,7 +256,7 @@ class Checks:
             if file is None:
                 continue
             content = file.read(0, length, fresh=True)
-            if self.closed_as.setdefault(volume_id, (path, content)) != (path, content):
+            if self.closed_as.setdefault(volume_id, (path, content)) != (path, content) and volume_id not in self.expired:
                 self.fail("I10, I13", f"{path} is closed with other bytes on {target}")
 
     # --- retention
@@ -309,7 +327,8 @@ class Checks:
             if node.buffer.waiting_bytes != sum(lane.waiting.bytes for lane in engine.lanes):
                 self.fail("I22", "the replay buffer has lost count")
             for name in engine.ports:
-                if self.world.views[node.who][name].workers_stuck() > STUCK_MAX:
+                # Those that somebody else killed while they were stuck are beyond what a recorder can count.
+                if self.world.views[node.who][name].workers_stuck() > STUCK_MAX + self.world.killed:
                     self.fail("I23", f"{self.world.views[node.who][name].workers_stuck()} abandoned workers of {name} are still there")
             members = engine.members()
             states = engine.states()
@@ -332,7 +351,7 @@ class Checks:
         floors = node.floors()
         allowed = set(self.expired)
         for identity in sorted(self.acked):
-            if self.where[identity] in allowed:
+            if self.where[identity] & allowed:
                 continue
             for name in names:
                 if identity not in found[name]:

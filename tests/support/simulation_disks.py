@@ -35,9 +35,12 @@ class Disk:
         made = MemoryTarget(name, clock=clock)
         self.name, self.id, self.files = name, made.id, made.files
         self.views: list[View] = []
+        self.lost: set[str] = set()  # files that lost writes, not said yet
         made.close(0)
 
     def cut_power(self, rng: Random) -> None:
+        """What was written and not synced is lost, and the next sync of it says so: whoever wrote it may live on."""
+        self.lost |= {path for path, file in self.files.files.items() if file.dirty}
         for view in self.views:
             view.crash(rng)
 
@@ -62,6 +65,9 @@ class View(MemoryTarget):
 
     def _about_to(self, request: Request) -> int:
         code = self.rule(request) if self.rule is not None else 0
+        if request.verb is Verb.SYNC and request.path in self.disk.lost:
+            self.disk.lost.discard(request.path)
+            code = errno.EIO
         self._carried(self, request)
         given = self.written.pop(id(request), None)
         if code == errno.EIO and request.verb is Verb.APPEND and given is not None:

@@ -69,7 +69,7 @@ class Plan:
             second=rng.random() < 0.4,
             volume_age_s=rng.choice([1.5, 3.0, 6.0]),
             keep_s=rng.choice([None, None, 8.0, 20.0]),
-            pool_bytes=rng.choice([256 << 10, 1 << 20, 8 << 20]),
+            pool_bytes=rng.choice([96 << 10, 256 << 10, 8 << 20]),
             seconds=rng.choice([8.0, 12.0, 20.0]),
             kinds=kinds,
             fault_every_s=rng.choice([0.7, 1.5, 4.0]),
@@ -96,6 +96,7 @@ class World:
         self.history: list[str] = []
         self.full = False  # a target was full at some time
         self.healed = False
+        self.killed = 0  # how often workers were killed
         self.stepped_back_s = 0.0
         self.ids = {"nvr-1": "1a" * 16, "nvr-2": "2b" * 16}
         self.states = {who: StateDisk() for who in self.ids}

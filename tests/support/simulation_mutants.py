@@ -1,0 +1,150 @@
+"""One mutation of the code for each promise: a recorder that breaks it, for the checks of the simulation to find.
+
+acknowledge early · reuse memory · believe a failed sync · ignore the term · prune whatever others own · cut below what was
+committed · bring back what expired · say nothing about what was dropped · commit out of order · recover what is being written
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+from unittest import mock
+
+from nvrstore.journal.scan import ScanResult
+from nvrstore.model import Fragment
+from nvrstore.replicate import losses, recover, resync
+from nvrstore.replicate.engine import JournalEngine
+from nvrstore.replicate.lane import Lane
+from nvrstore.replicate.places import Watch
+from nvrstore.replicate.port import Port
+from nvrstore.replicate.truth import Truth, choose_truth
+from nvrstore.replicate.volume import Copy, OpenVolume, Submitted
+from nvrstore.targets.contract import Answer
+
+
+@contextmanager
+def acknowledge_early() -> Iterator[None]:
+    """A batch counts when it was handed over."""
+    append = Lane._append
+
+    def early(self: Lane, volume: OpenVolume, copy: Copy, sub: Submitted) -> None:
+        append(self, volume, copy, sub)
+        sub.pending.discard(copy.target)
+        sub.acked.add(copy.target)
+
+    with mock.patch.object(Lane, "_append", early):
+        yield
+
+
+@contextmanager
+def reuse_memory() -> Iterator[None]:
+    """What an abandoned worker was given is free at once."""
+    fail = Port.fail
+
+    def forgetful(self: Port, reason: str, code: int = 0) -> None:
+        fail(self, reason, code)
+        for grave in self._graves:
+            for held in grave.held:
+                held.drop()
+            grave.held.clear()
+
+    with mock.patch.object(Port, "fail", forgetful):
+        yield
+
+
+@contextmanager
+def believe_a_failed_sync() -> Iterator[None]:
+    """The sync failed; tried again it succeeds, and means nothing."""
+    appended = Lane._appended
+
+    def believing(self: Lane, volume: OpenVolume, copy: Copy, sub: Submitted, answer: Answer) -> None:
+        appended(self, volume, copy, sub, replace(answer, errno=0) if answer.errno == errno.EIO else answer)
+
+    with mock.patch.object(Lane, "_appended", believing):
+        yield
+
+
+@contextmanager
+def ignore_the_term() -> Iterator[None]:
+    """Somebody else's higher term is nothing to this writer."""
+    with mock.patch.object(Watch, "_lawful", return_value=True):
+        yield
+
+
+@contextmanager
+def cut_below_a_committed_batch() -> Iterator[None]:
+    """The last batch is taken for a torn tail."""
+
+    def short(scans: Mapping[str, ScanResult]) -> Truth | None:
+        truth = choose_truth(scans)
+        if truth is None or truth.closed or len(truth.batches) < 2:
+            return truth
+        return replace(truth, batches=truth.batches[:-1], holders=truth.holders[:-1], committed=-1, stray=False)
+
+    with mock.patch.object(recover, "choose_truth", short):
+        yield
+
+
+@contextmanager
+def resurrect_the_expired() -> Iterator[None]:
+    """Resync copies what retention let go."""
+
+    with mock.patch.object(resync, "expired", return_value=False):
+        yield
+
+
+@contextmanager
+def drop_in_silence() -> Iterator[None]:
+    """What the buffer had no room for is not in the ledger."""
+    with mock.patch.object(losses.Losses, "over", lambda self, stream: self._open.pop(stream, None) and None):
+        yield
+
+
+@contextmanager
+def commit_out_of_order() -> Iterator[None]:
+    """What is owed again does not hold up what was built after it."""
+
+    def forgetful(self: Lane, fragment: Fragment) -> None:
+        self._owed.clear()
+
+    with mock.patch.object(Lane, "_debt_of", forgetful):
+        yield
+
+
+@contextmanager
+def recover_what_is_being_written() -> Iterator[None]:
+    """Upkeep is not told what is in use."""
+    with (
+        mock.patch.object(JournalEngine, "paths_in_use", return_value=set()),
+        mock.patch.object(JournalEngine, "released", return_value=True),
+    ):
+        yield
+
+
+#: By name: the mutation, what its violation must say, kinds of faults that it needs (none: whatever is drawn).
+MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any]]]] = {
+    "acknowledge early": (acknowledge_early, ("I2",), {}),
+    "reuse memory": (reuse_memory, ("memory",), {}),
+    "believe a failed sync": (believe_a_failed_sync, ("I2",), {}),
+    "ignore the term": (ignore_the_term, ("I9",), {}),
+    "cut below a committed batch": (cut_below_a_committed_batch, ("I17", "I1", "I10"), {}),
+    "resurrect the expired": (
+        resurrect_the_expired,
+        ("I12",),
+        {"keep_s": 8.0, "targets": "ab", "copies": 2, "seconds": 20.0, "kinds": ("hang", "partition")},
+    ),
+    "drop in silence": (
+        drop_in_silence,
+        ("I4",),
+        {"targets": "a", "copies": 1, "pool_bytes": 64 << 10, "refuge": False, "kinds": ("hang",), "seconds": 20.0},
+    ),
+    "commit out of order": (
+        commit_out_of_order,
+        ("I3",),
+        {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7},
+    ),
+    "recover what is being written": (recover_what_is_being_written, ("I1", "I2", "I10", "I17", "I13", "I18", "I28"), {}),
+}
