@@ -107,11 +107,11 @@ def is_keyframe(codec: str, nals: Iterable[bytes]) -> bool:
         if kind in types.keys:
             return True
         if kind == types.sei and not recovery:
-            recovery = _has_recovery_point(nal, types.header)
+            recovery = has_recovery_point(nal, types.header)
     return recovery
 
 
-def _has_recovery_point(sei: bytes, at: int) -> bool:
+def has_recovery_point(sei: bytes | bytearray, at: int) -> bool:
     """Whether a recovery point is among the messages of an SEI (H.264 7.3.2.3.1)."""
     end = len(sei)
     while at + 2 < end:

@@ -29,6 +29,7 @@ from nvrstore.ingest.lean.rtsp import Client, State
 from nvrstore.telemetry import get_logger
 
 LEAVE_S: Final = 0.5  # for a TEARDOWN to be answered
+PROMPT_S: Final = 1.0  # packets are read when they come, at first: their arrival tells the timeline where they belong
 REPORT_S: Final = 5.0  # between receiver reports (RFC 3550 6.2)
 OUT_BYTES_MAX: Final = 65_536
 
@@ -58,12 +59,12 @@ class Connection:
         self._addresses, self._secure, self._on_end = addresses, secure, on_end
         self._demux = Demux(self._message, self._stranger)
         self._tls: ssl.SSLSocket | None = None
-        self._connected = self._secured = self._playing = self._writing = self._ended = False
+        self._connected = self._secured = self._playing = self._patient = self._writing = self._ended = False
         self._leaving: SourceError | None = None
         self._strangers: set[int] = set()
         self._out = bytearray()
         self._rest = b""
-        self._deadline_s = self._keepalive_s = self._report_s = 0.0
+        self._deadline_s = self._keepalive_s = self._report_s = self._patient_s = 0.0
         self._own_ssrc = secrets.randbits(32)
 
     # --- connecting
@@ -161,7 +162,7 @@ class Connection:
             return
         if bool(self._out) is not self._writing:
             self._writing = bool(self._out)
-            self._loop.watch(self, playing=self._playing, writing=self._writing)
+            self._loop.watch(self, playing=self._patient, writing=self._writing)
 
     # --- reading
 
@@ -258,8 +259,7 @@ class Connection:
     def _play(self) -> None:
         self._playing = True
         now_s = self._clock.monotonic_s()
-        self._keepalive_s, self._report_s = now_s + self.client.keepalive_s, now_s + REPORT_S
-        self._loop.watch(self, playing=True, writing=self._writing)
+        self._keepalive_s, self._report_s, self._patient_s = now_s + self.client.keepalive_s, now_s + REPORT_S, now_s + PROMPT_S
 
     def _stranger(self, channel: int, ssrc: int) -> None:
         """A packet on a channel that nobody set up. Before PLAY it can only be of an old session."""
@@ -276,6 +276,9 @@ class Connection:
             return
         if not self._playing or self._leaving is not None:
             return
+        if not self._patient and now_s >= self._patient_s:
+            self._patient = True
+            self._loop.watch(self, playing=True, writing=self._writing)
         if now_s >= self._keepalive_s:
             self._keepalive_s = now_s + self.client.keepalive_s
             self._send_kept(self.client.keepalive())

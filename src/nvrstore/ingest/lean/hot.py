@@ -23,7 +23,9 @@ from typing import Final, Protocol
 
 from nvrstore.ingest.lean.rtp import FRAME_BYTES, Sequence, payload_of
 from nvrstore.limits import SAMPLE_BYTES_MAX
+from nvrstore.media.nal import has_recovery_point
 
+ENDLESS: Final = 8  # so many access units in a row without an end bit: this camera never sets it
 PARTS_MAX: Final = 65_536  # of one access unit: tiny packets cost more than their bytes
 RUN_MAX: Final = 64  # packets taken out at once
 RECOVERY: Final = 1 << 63  # beside the NAL unit types in `kinds`: an SEI says that decoding can begin here
@@ -82,24 +84,26 @@ class UnitReader:
         self._since: tuple[int, float] = (0, 0.0)  # arrival of its first packet
         self._damaged = False
         self._open = -1  # where in `_parts` the header of an unfinished fragmented NAL unit stands
-        self._open_bytes = 0
+        self._open_from = 0  # and how many bytes there were before it
         self._ended = -1  # timestamp of the last access unit, if a marker bit ended it
         self._marks = False  # whether markers were seen at all
         self._marker_lies = False
+        self._endless = 0  # access units in a row in which a fragmented NAL unit had no end
         self._overflown = False
 
     def take(self, buffer: bytearray, at: int, end: int) -> int:
         """Read this track's packets from `at` on, as long as they are whole and follow each other; where the next frame begins."""
-        unpack, head = _HEADER.unpack_from, self._head
+        unpack, head, plain, marked = _HEADER.unpack_from, self._head, self._plain, self._marked
+        shift, mask, fragment, skip = self.shift, self.mask, self.fragment, self.header + 1
         sequence, parts = self.sequence, self._parts
         while end - at >= FRAME_BYTES:
-            mark, length, flags, number, timestamp, ssrc = unpack(buffer, at)
+            framing, length, flags, number, timestamp, ssrc = unpack(buffer, at)
             following = at + 4 + length
-            if mark != head or following > end:
+            if framing != head or following > end:
                 return at
-            if flags == self._plain and length > 12:
+            if flags == plain and length > 12:
                 start, stop, marker = at + 16, following, False
-            elif flags == self._marked and length > 12:
+            elif flags == marked and length > 12:
                 start, stop, marker = at + 16, following, not self._marker_lies
             else:
                 found = payload_of(buffer, at + 4, following, self._payload_type)
@@ -120,86 +124,65 @@ class UnitReader:
                 self._timestamp = timestamp
             if not parts:
                 self._since = (self.arrival_ns, self.arrival_s)
-                if timestamp == self._ended:
+                if timestamp == self._ended and not self._damaged:
                     self._again(buffer, start, stop)
                     marker = marker and not self._marker_lies
 
-            first = buffer[start]
-            kind = first >> self.shift & self.mask
-            if kind == self.fragment:
-                at = self._fragment(buffer, at, following, start, stop, end, number)
-            else:
-                if kind < self.whole:
-                    parts.append(_LENGTH.pack(stop - start))
-                    parts.append(buffer[start:stop])
-                    self._kinds |= 1 << kind
-                    if kind == self.sei and has_recovery_point(parts[-1], self.header):
-                        self._kinds |= RECOVERY
-                else:
-                    self._aggregate(buffer, start, stop, kind)
+            kind = buffer[start] >> shift & mask
+            if kind == fragment:  # RFC 6184 5.8, RFC 7798 4.4.3
+                body = start + skip
+                bits = buffer[body - 1] if body <= stop else 0
+                if bits & 0x80:
+                    self._open_fragmented(buffer, start, bits)
+                elif self._open < 0:
+                    self._damaged, body = True, stop  # its beginning is not there
+                if body < stop:
+                    parts.append(buffer[body:stop])
+                    self._bytes += stop - body
+                    if bits & 0x40:
+                        self._endless = 0
+                        self._close()
+                    elif end - following >= following - at and not marker and start == at + 16 and stop == following:
+                        following = self._run(buffer, at, following, body - at, bits & 0x3F, end)
+            elif kind < self.whole:
+                if self._open >= 0:
+                    self._close()  # some cameras set no end bits
+                parts.append(_LENGTH.pack(stop - start))
+                parts.append(buffer[start:stop])
                 self._bytes += stop - start
-                at = following
+                self._kinds |= 1 << kind
+                if kind == self.sei and recovers(parts[-1], self.header):
+                    self._kinds |= RECOVERY
+            else:
+                self._aggregate(buffer, start, stop, kind)
+            at = following
             if marker:
                 self._end(True)
             elif self._bytes > SAMPLE_BYTES_MAX or len(parts) > PARTS_MAX:
                 self._overflow()
         return at
 
-    def _fragment(self, buffer: bytearray, at: int, following: int, start: int, stop: int, end: int, number: int) -> int:
-        """One fragment (RFC 6184 5.8, RFC 7798 4.4.3), and the run behind it; where the next frame begins."""
-        body = start + self.header + 1
-        if body > stop:
-            return following
-        parts = self._parts
-        flags = buffer[body - 1]
-        self._bytes += stop - body
-        if flags & 0x80:
-            if self._open >= 0:
-                self._close()
-            header, kind = self._rebuilt(buffer[start], buffer[start + 1], flags)
-            self._open, self._open_bytes = len(parts), len(header) + stop - body
-            parts.append(header)
-            parts.append(buffer[body:stop])
-            self._kinds |= 1 << kind
-            if kind == self.sei:
-                self._kinds |= ODD
-        elif self._open < 0:
-            self._damaged = True  # its beginning is not there
-            return following
-        else:
-            parts.append(buffer[body:stop])
-            self._open_bytes += stop - body
-        if flags & 0x40:
-            self._close()
-            return following
+    def _run(self, buffer: bytearray, at: int, following: int, skip: int, bits: int, end: int) -> int:
+        """Take out all fragments that follow the one at `at` and are like it, at once; where the next frame begins."""
         stride = following - at
-        if end - following < stride or start != at + 16 or stop != following or body == stop:
-            return following
-        return self._run(buffer, at, following, body - at, flags & 0x3F, end, number)
-
-    def _run(self, buffer: bytearray, at: int, following: int, skip: int, flags: int, end: int, number: int) -> int:
-        """Take out all fragments that follow the one at `at` and are like it, at once."""
-        stride = following - at
-        key = (stride, buffer[at + 16], buffer[at + 17] if skip == 19 else 0, flags)
+        key = (stride, buffer[at + 16], buffer[at + 17] if skip == 19 else 0, bits)
         pattern = self._patterns.get(key)
         if pattern is None:
             if len(self._patterns) >= _PATTERNS_MAX or buffer[following : following + 4] != buffer[at : at + 4]:
                 return following
-            pattern = self._pattern(bytes(buffer[at : at + 5]), stride, bytes(buffer[at + 16 : at + skip - 1]) + bytes((flags,)))
-            self._patterns[key] = pattern
+            header = bytes(buffer[at + 16 : at + skip - 1]) + bytes((bits,))
+            self._patterns[key] = pattern = self._pattern(bytes(buffer[at : at + 5]), stride, header)
         found = pattern.match(buffer, following, end)
         if found is None:
             return following
         after = found.end()
         count = (after - following) // stride
-        numbers = _sequence_numbers(stride, count).unpack_from(buffer, following + 6)
-        if number + count > 0xFFFF or numbers != tuple(range(number + 1, number + count + 1)):
+        number = self.sequence.expected
+        if _sequence_numbers(stride, count).unpack_from(buffer, following + 6) != tuple(range(number, number + count)):
             return following
         self._parts += _payloads(stride, skip, count).unpack_from(buffer, following)
-        size = count * (stride - skip)
-        self._bytes += size
-        self._open_bytes += size
-        self.sequence.expected = number + count + 1 & 0xFFFF
+        self._bytes += count * (stride - skip)
+        self.sequence.expected = number + count & 0xFFFF
         return after
 
     def _pattern(self, framing: bytes, stride: int, header: bytes) -> re.Pattern[bytes]:
@@ -226,6 +209,8 @@ class UnitReader:
             return
         if self._open >= 0:
             self._close()
+            self._endless += 1
+            self._damaged = self._damaged or self._endless < ENDLESS
         data = b"".join(parts)
         parts.clear()
         kinds, damaged, (arrival_ns, arrival_s) = self._kinds, self._damaged, self._since
@@ -233,10 +218,22 @@ class UnitReader:
         self._damaged = False
         self._sink.unit(data, kinds, self._timestamp, damaged, arrival_ns, arrival_s)
 
+    def _open_fragmented(self, buffer: bytearray, start: int, bits: int) -> None:
+        """A fragmented NAL unit begins."""
+        if self._open >= 0:
+            self._close()
+        header, kind = self._rebuilt(buffer[start], buffer[start + 1], bits)
+        self._open, self._open_from = len(self._parts), self._bytes
+        self._parts.append(header)
+        self._bytes += len(header)
+        self._kinds |= 1 << kind
+        if kind == self.sei:
+            self._kinds |= ODD
+
     def _close(self) -> None:
         """The fragmented NAL unit is complete, or torn: its length is known now."""
         at = self._open
-        self._parts[at] = _LENGTH.pack(self._open_bytes) + self._parts[at]
+        self._parts[at] = _LENGTH.pack(self._bytes - self._open_from) + self._parts[at]
         self._open = -1
 
     def _tear(self, timestamp: int, buffer: bytearray, start: int, stop: int) -> None:
@@ -268,8 +265,10 @@ class UnitReader:
         return None if kind >= self.slices or at >= stop else int(not buffer[at] & 0x80)
 
     def _again(self, buffer: bytearray, start: int, stop: int) -> None:
-        """After a marker the same timestamp: another picture, or the same one, because this camera marks every slice."""
-        if self._slice_at(buffer, start, stop) == 1:
+        """After a marker the same timestamp: another picture, or the same one, because this camera marks every slice or packet."""
+        at = start + self.header
+        continues = buffer[start] >> self.shift & self.mask == self.fragment and at < stop and not buffer[at] & 0x80
+        if continues or self._slice_at(buffer, start, stop) == 1:
             self._marker_lies = self._damaged = True
 
     def _overflow(self) -> None:
@@ -289,6 +288,8 @@ class UnitReader:
 
     def _several(self, buffer: bytearray, at: int, stop: int) -> None:
         """NAL units behind 16-bit lengths (RFC 6184 5.7.1, RFC 7798 4.4.2)."""
+        if self._open >= 0:
+            self._close()
         parts = self._parts
         while stop - at > 2:
             size = buffer[at] << 8 | buffer[at + 1]
@@ -300,12 +301,13 @@ class UnitReader:
                 kind = buffer[at] >> self.shift & self.mask
                 parts.append(_LENGTH.pack(size))
                 parts.append(buffer[at : at + size])
+                self._bytes += size
                 self._kinds |= 1 << kind if kind < self.whole else ODD
-                if kind == self.sei and has_recovery_point(parts[-1], self.header):
+                if kind == self.sei and recovers(parts[-1], self.header):
                     self._kinds |= RECOVERY
             at += size
 
 
-def has_recovery_point(sei: bytes | bytearray, header: int) -> bool:
-    """Whether it may hold a recovery point (payload type 6): certain only where it says no."""
-    return sei.find(6, header) >= 0
+def recovers(sei: bytes | bytearray, header: int) -> bool:
+    """Whether an SEI holds a recovery point (payload type 6): decoding can begin there."""
+    return sei.find(6, header) >= 0 and has_recovery_point(sei, header)
