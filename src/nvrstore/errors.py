@@ -190,7 +190,7 @@ class SourceUnreachableError(SourceError):
 class SourceRefusedError(SourceError):
     """The camera refused the login. Tried again only after a long pause, so that it does not lock us out."""
 
-    hint = "check the login; many cameras lock an account for half an hour after a few wrong passwords"
+    hint = "correct the login, then send SIGHUP to try again at once; many cameras lock an account after a few wrong passwords"
 
 
 class SourceNotVideoError(SourceError):
