@@ -139,7 +139,7 @@ MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any
     "drop in silence": (
         drop_in_silence,
         ("I4",),
-        {"targets": "a", "copies": 1, "pool_bytes": 64 << 10, "refuge": False, "kinds": ("hang",), "seconds": 20.0},
+        {"targets": "a", "copies": 1, "pool_bytes": 40 << 10, "refuge": False, "kinds": ("hang",), "seconds": 20.0},
     ),
     "commit out of order": (
         commit_out_of_order,

@@ -27,7 +27,7 @@ from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.claim import Claimant, bring_claim, claim_term, in_use_by, read_claims
 from nvrstore.replicate.contract import JournalSpec
 from nvrstore.replicate.engine import JournalEngine
-from nvrstore.replicate.floor import Floor, floors_of
+from nvrstore.replicate.floor import Floor, expired, floors_of
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.intake import Intake
 from nvrstore.replicate.inventory import Known, scan_copy, survey
@@ -532,6 +532,8 @@ class Node:
                 row.closed_length = copy.size
         for job in plan.copies:
             if engine.states().get(job.target) not in (State.LIVE, State.SYNCED):
+                continue
+            if expired(job.volume.name, self._floors, job.target):
                 continue
             report = yield from resync([job], own=engine.spec.claim)
             for copied in report.copied:
