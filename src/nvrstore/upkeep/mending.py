@@ -109,7 +109,7 @@ class Mending:
         work = bool(plan.recover or plan.copies)
         for volume in plan.recover:
             self._recover(engine, volume, seen)
-        self._adopt_unknown(journal, seen, {info.volume_id for info in infos}, busy)
+        self._adopt_unknown(journal, seen, infos, busy)
         told = self._downtime.tell(journal)
         if plan.copies:
             self._copy(engine, plan.copies)
@@ -214,12 +214,18 @@ class Mending:
             if copy.status is CopyStatus.CONFLICT:
                 self._alarm(f"{done.path} on target {target!r} holds other bytes than its peers; nothing was overwritten")
 
-    def _adopt_unknown(self, journal: str, seen: Survey, known: set[str], busy: set[str]) -> None:
-        """Whole volumes that the catalog lacks: it is new, was lost, or dropped rows."""
+    def _adopt_unknown(self, journal: str, seen: Survey, infos: Iterable[VolumeInfo], busy: set[str]) -> None:
+        """Whole volumes that the catalog lacks, or knows in part: it is new, was lost, dropped rows, or its writer was killed."""
         host = self._host
         stale = set(host.catalog.stale_volumes())
+        known = {info.volume_id: info for info in infos if info.closed and not info.stale and info.volume_id not in stale}
         for volume in seen.volumes:
-            if (volume.volume_id in known and volume.volume_id not in stale) or not volume.settled or volume.name.path in busy:
+            if not volume.settled or volume.name.path in busy:
+                continue
+            if volume.volume_id in known:
+                have = {copy.target for copy in known[volume.volume_id].copies if copy.state in (CopyState.COMPLETE, CopyState.DAMAGED)}
+                for target in volume.copies.keys() - have:
+                    host.catalog.copy_changed(volume.volume_id, target, volume.copies[target].size, CopyState.COMPLETE)
                 continue
             target, copy = next(iter(volume.copies.items()))
             try:
