@@ -319,6 +319,8 @@ class JournalEngine:
         return True
 
     def copy_left(self, path: str, target: str, generation: int) -> None:
+        # Workers of earlier generations are the port's to account for (`haunted`): their entries say nothing any more.
+        self._left = {place: of for place, of in self._left.items() if of == self.ports[place[1]].generation}
         self._left[path, target] = generation
 
     def released(self, path: str, target: str) -> bool:
