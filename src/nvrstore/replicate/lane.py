@@ -19,12 +19,13 @@ from nvrstore.journal.batch import VolumeBuilder, fragment_of
 from nvrstore.journal.model import VolumeHeader, VolumeTrack
 from nvrstore.journal.names import volume_path
 from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S
-from nvrstore.model import NS_PER_S, Commit, Fragment, Record, TrackConfig, TrackKey, new_id
+from nvrstore.model import NS_PER_S, Fragment, Record, TrackConfig, TrackKey, new_id
 from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Op, Rate
 from nvrstore.replicate.prepare import Preparers
-from nvrstore.replicate.volume import Copy, CopyState, Identity, OpenVolume, Submitted
+from nvrstore.replicate.settling import Debts, Settling, identity_of
+from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
 from nvrstore.replicate.waiting import Waiting
 from nvrstore.targets.contract import Answer, Request, Verb
 from nvrstore.telemetry import get_logger
@@ -54,7 +55,8 @@ class Lane:
         self._records_since_s: float | None = None
         self.rate = Rate(host.clock.monotonic_s())
         self._ended = False
-        self._owed: list[set[Identity]] = []  # fragments that were built, lost their last copy on the way, and wait again
+        self._debts = Debts()
+        self._settling = Settling(host, self._debts)
         self._closing = Closer(host, self._enqueue, self._failed)
 
     # --- what comes in
@@ -91,7 +93,7 @@ class Lane:
             self._tick_s = now_s + self.host.spec.tick_s
             while self._build(now_s) and self.waiting.bytes >= BATCH_BYTES_CUT:
                 pass
-        self._settle(now_s)
+        self._settling.step(self.volumes(), now_s)
         for volume in list(self.finishing):
             self._finish(volume)
 
@@ -217,11 +219,11 @@ class Lane:
         host, volume = self.host, self.volume
         if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
             return False
-        owed = self._debt_of(self.waiting.fragments[0]) if self.waiting.fragments else None
+        owed = self._debts.of(self.waiting.fragments[0]) if self.waiting.fragments else None
         # What is owed goes alone: it is committed before what was built after it, the newer behind that.
         fragments, skipped = self.waiting.select(
             self._fits,
-            until=lambda fragment: owed is not None and self._debt_of(fragment) is not owed,
+            until=lambda fragment: owed is not None and self._debts.of(fragment) is not owed,
             cut_bytes=min(BATCH_BYTES_CUT, volume.bytes_max // 2),  # on a small disk: what was prepared for a volume holds its batches
         )
         records, repeated = self.waiting.select_records()
@@ -324,90 +326,21 @@ class Lane:
             records.extend(sub.batch.records)
             sub.held.drop()
         self.waiting.put_back(fragments, records)
-        owed = frozenset((fragment.track, fragment.session, fragment.index) for fragment in fragments)
+        owed = self._debts.owe(fragments)
         if owed:
-            self._owed.append(set(owed))
             volumes = self.volumes()
             for later in volumes[volumes.index(volume) + 1 :]:
                 for sub in later.submitted:
                     sub.behind |= owed
 
-    def _debt_of(self, fragment: Fragment) -> set[Identity] | None:
-        """With which others it is owed; None where it is not."""
-        if not self._owed:
-            return None
-        identity = (fragment.track, fragment.session, fragment.index)
-        return next((debt for debt in self._owed if identity in debt), None)
-
-    def _repaid(self, identities: set[Identity]) -> None:
-        for debt in self._owed:
-            debt -= identities
-        self._owed = [debt for debt in self._owed if debt]
-
     def drop_oldest(self) -> Fragment | None:
         """The oldest fragment that waits, given up."""
         fragment = self.waiting.drop_oldest()
-        if fragment is not None and self._owed:
-            self._repaid({(fragment.track, fragment.session, fragment.index)})
+        if fragment is not None:
+            self._debts.repaid({identity_of(fragment)})
         return fragment
 
     # --- settle and finish
-
-    def _settle(self, now_s: float) -> None:
-        while self._commit(now_s):
-            pass  # what was owed is committed: what had to wait for it goes on, in its order
-        for volume in self.volumes():
-            while volume.submitted and volume.submitted[0].committed and not volume.submitted[0].pending:
-                volume.submitted.popleft().held.drop()
-
-    def _commit(self, now_s: float) -> bool:
-        """Commit in the order of building; True when that order has to be walked again."""
-        skipped = False
-        for volume in self.volumes():
-            for sub in volume.submitted:
-                if sub.committed:
-                    continue
-                if any(not debt.isdisjoint(sub.behind) for debt in self._owed):
-                    skipped = True  # fragments before it are owed again, and come in a later volume
-                    continue
-                if (skipped and not sub.repays) or not self._may_commit(sub):
-                    return False
-                sub.committed = True
-                volume.committed = sub.batch.number
-                self._tell(volume, sub, now_s)
-                if sub.repays:
-                    tracks = volume.header.tracks
-                    self._repaid({(tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries})
-                    if skipped:
-                        return True
-        return False
-
-    def _may_commit(self, sub: Submitted) -> bool:
-        host = self.host
-        if not sub.acked or host.set_durable < sub.set_needed:
-            return False
-        if not host.spec.commit_any and any(host.binding(target) for target in sub.pending):
-            return False
-        return any(host.ports[target].fresh() for target in sub.acked)
-
-    def _tell(self, volume: OpenVolume, sub: Submitted, now_s: float) -> None:
-        host = self.host
-        stored = [name for name in volume.copies if name in sub.acked]
-        copies = [name for name in stored if name != host.spec.refuge]
-        commit = None
-        if copies:
-            commit = Commit(
-                host.spec.name,
-                volume.header.epoch,
-                volume.header.volume_id,
-                sub.batch.number,
-                len(copies),
-                host.spec.copies,
-                host.clock.utc_ns(),
-            )
-        host.observer.batch_stored(volume.header, volume.path, sub.batch, stored, commit)
-        if commit is not None:
-            host.committed(commit, sub.batch, now_s - sub.built_s)
 
     def _finish(self, volume: OpenVolume) -> None:
         if volume.submitted:
