@@ -9,7 +9,7 @@ import pytest
 
 from nvrstore.config import Config, StreamConfig
 from nvrstore.config.login import resolve_login, split_url, url_with_login
-from nvrstore.errors import SourceError
+from nvrstore.errors import ConfigError, SourceError, redact
 
 HEAD = """
 recorder = { name = "nvr-1", state = "/var/lib/nvrstore" }
@@ -59,6 +59,51 @@ def test_user_info_is_found_where_people_write_it(url: str, clean: str, login: s
     if login is not None:
         user, _, password = login.partition(":")
         assert split_url(url_with_login(clean, (user, password))) == (clean, login)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "admin:p@ss/w:rd%?#&ü@10.0.0.5:554/main",
+        "admin:12/45@10.0.0.5/main",
+        "admin:p@s/s@gate.example/main",
+        "u:p@s?s@10.0.0.5",
+        "u:1/2@gate:554",
+    ],
+)
+def test_a_password_that_cannot_be_told_from_a_path_is_refused_and_not_shown(rest: str) -> None:
+    """Where a URL could be read in two ways, it is not guessed: half a password would be a host name, and be shown as one."""
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(HEAD + f"stream = [{{ id = 'x', url = 'rtsp://{rest}' }}]")
+    assert "%2F" in str(caught.value)
+    assert rest.split("@")[-2][:4] not in str(caught.value).replace("'stream[0]'", "")
+    assert "w:rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h/a.cgi?mail=x@y.z&n=1", "rtsp://h/live@hd/1", "http://h/a@b.mp4", "rtsp://u:p%40@h:554/x@1.sdp"])
+def test_an_at_sign_in_a_path_is_allowed(url: str) -> None:
+    """Some cameras have one there."""
+    (stream,) = Config.parse(HEAD + f"stream = [{{ id = 'x', url = '{url}' }}]").streams
+    assert stream.url.endswith(url.rpartition("@")[2])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://10.0.0.5/user=admin&password=hunter2&channel=1&stream=0.sdp",
+        "rtsp://10.0.0.5/user=hunter2_password=hun_ter2_channel=1_stream=0.sdp?real_stream",
+        "http://10.0.0.5/videostream.cgi?loginuse=hunter2&loginpas=hunter2",
+        "http://10.0.0.5/x?usr=a&pwd=hunter2#t",
+    ],
+)
+def test_credentials_that_a_camera_wants_in_its_path_are_hidden(url: str) -> None:
+    """They go to the camera as they are, and are shown by nothing."""
+    (stream,) = Config.parse(HEAD + f"stream = [{{ id = 'x', url = '{url}' }}]").streams
+    assert stream.url == url
+    for text in (redact(f"open {url} failed"), repr(stream), stream.model_dump_json()):
+        assert "hunter2" not in text
+        assert "ter2" not in text
+        assert "10.0.0.5" in text
 
 
 def test_logins_are_read_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,9 +211,10 @@ class SourceEndedError(SourceError):
 
 # The user-info ends at the last "@" of the authority; a password with a raw "/" is told from a port by not being a number.
 _CREDENTIALS = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^/\s]*@|[^/\s@:\[]+:(?!\d{1,5}(?:[/\s]|$))[^\s]*@)")
+# In a query (`?user=..&pwd=..`), or in the path as some cameras have it (`/user=.._password=.._channel=1`).
 _IN_QUERY = re.compile(
-    r"(?i)([?&](?:user|usr|username|login|pass|pwd|passwd|password|passphrase|token|access_token|auth|key|secret)=)"
-    r"[^&\s#'\"<>]+"
+    r"(?i)([?&/;_](?:user|usr|username|login|loginuse|loginpas|pass|pwd|psw|passwd|password|passphrase|token|access_token|auth|key|secret)=)"
+    r"[^&\s#'\"<>]+?(?=_[a-z]+=|[&\s#'\"<>]|$)"
 )
 
 
@@ -224,5 +225,7 @@ def redact(text: str) -> str:
     'open rtsp://***@10.0.0.5/main failed'
     >>> redact("GET http://10.0.0.5/video.cgi?user=admin&pwd=secret&res=hd")
     'GET http://10.0.0.5/video.cgi?user=***&pwd=***&res=hd'
+    >>> redact("rtsp://10.0.0.5:554/user=admin_password=se_cret_channel=1_stream=0.sdp")
+    'rtsp://10.0.0.5:554/user=***_password=***_channel=1_stream=0.sdp'
     """
     return _IN_QUERY.sub(r"\1***", _CREDENTIALS.sub(r"\1***@", text))

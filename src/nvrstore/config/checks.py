@@ -41,6 +41,9 @@ REFUGE: Final = "refuge"
 #: libav options that carry credentials.
 SECRET_OPTIONS: Final = frozenset({"headers", "cookies", "passphrase", "key", "password", "cryptokey", "decryption_key", "http_proxy"})
 
+#: Behind the first "/" of a URL: an "@", then what can only be the address of a camera. The password that stands before it holds a "/".
+_BEHIND_AT: Final = re.compile(r"@(?:[\w-]+(?:\.[\w-]+)+(?::\d|/)|[\w-]+:\d|\d+(?:\.\d+){3}\b|\[[0-9A-Fa-f:.]+\])")
+
 _PATTERN_NODE: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,/\[\]]+):(\d{1,5})")
 
 
@@ -60,6 +63,8 @@ def source_url(url: str) -> str:
         raise ValueError("must be a URL with a host and, if any, a port from 1 to 65535") from None
     if not rest or (scheme.lower() != "file" and not host):
         raise ValueError("must be a URL with a host")
+    if scheme.lower() != "file" and _BEHIND_AT.search(re.sub(r"^[^/?#]*", "", rest)):
+        raise ValueError("has an address behind an '@' in its path: in a password, write '@' as %40, '/' as %2F, '?' as %3F, '#' as %23")
     return url
 
 
