@@ -189,7 +189,7 @@ class Puppet:
 
     request: SourceRequest
     receiver: Receiver
-    engine: str = "puppet"
+    engine: str = "pyav"
     started: bool = False
     stops: int = 0
     stuck: bool = False

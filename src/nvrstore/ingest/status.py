@@ -33,7 +33,8 @@ class StreamStatus:
     state: StreamState
     reason: str  # why it is not recording, as a sentence; empty while it is
     hint: str  # what to do about it
-    engine: str
+    engine: str  # that opened it, or tries to
+    engine_reason: str  # why not the one that comes first; empty where it is that one
     mode: RecordMode  # what the schedule says
     codec: str  # of the video, libav's names; empty until it is known
     width: int
@@ -47,6 +48,7 @@ class StreamStatus:
     next_try_s: float | None  # monotonic
     samples: int  # of video, since the start
     skipped: int  # samples in front of the first keyframe of a session
+    packets_lost: int  # RTP packets that never came, by their sequence numbers; only the lean engine sees them
     reconnects: int
     stuck: int  # sources that were left behind, waiting in the kernel
     gap: Gap | None  # what is open now

@@ -77,7 +77,8 @@ class Supervisor:
         self._pipeline: Pipeline | None = None
         self._state = StreamState.IDLE
         self._reason = self._hint = ""
-        self._engine = ""
+        self._engine = self._engine_reason = ""
+        self._packets_lost = 0  # in sessions that are over
         self._session: _Session | None = None
         self._stuck: list[Source] = []  # told to end, not heard any more, still there
         self._due_s = 0.0  # of the next try
@@ -168,8 +169,7 @@ class Supervisor:
             )
             session = _Session(self, self._clock.monotonic_s())
             try:
-                self._engine, factory = choose(self._engines, config.engine)
-                session.source = factory(request, session, self._clock)
+                session.source = choose(self._engines, config.engine)(request, session, self._clock)
             except SourceError as error:
                 self._failed(error, 0.0)
                 return
@@ -223,7 +223,8 @@ class Supervisor:
             state=self._state,
             reason=self._reason,
             hint=self._hint,
-            engine=self._engine,
+            engine=session.source.engine if session is not None else self._engine,
+            engine_reason=_engine_reason(session.source) if session is not None else self._engine_reason,
             mode=pipeline.mode if pipeline else "off",
             codec=video.codec if video else "",
             width=video.width if video else 0,
@@ -237,6 +238,7 @@ class Supervisor:
             next_try_s=self._due_s if waiting else None,
             samples=self._frames,
             skipped=pipeline.skipped if pipeline else 0,
+            packets_lost=self._packets_lost + (_packets_lost(session.source) if session is not None else 0),
             reconnects=self._reconnects,
             stuck=len(self._stuck),
             gap=pipeline.open_gap if pipeline else None,
@@ -274,11 +276,12 @@ class Supervisor:
         session.connected_ns = sample.arrival_ns
         self._rates.forget()
         self._enter(StreamState.RECORDING, "")
-        _log.info("stream.connected", stream=self.config.id, engine=self._engine, after_s=sample.arrival_s - session.began_s)
+        _log.info("stream.connected", stream=self.config.id, engine=session.source.engine, after_s=sample.arrival_s - session.began_s)
 
     def _over(self, session: _Session, error: SourceError) -> None:
         """The present session is over, because of `error`."""
         self._session = None
+        self._remember(session.source)
         if self._state is not StreamState.STOPPED:
             self._failed(error, session.last_s - session.began_s if session.frames else 0.0)
 
@@ -287,7 +290,13 @@ class Supervisor:
         session, self._session = self._session, None
         if session is not None:
             self._stuck.append(session.source)
+            self._remember(session.source)
             _log.warning("source.left_behind", stream=self.config.id, engine=self._engine)
+
+    def _remember(self, source: Source) -> None:
+        """What is shown of a source that is over."""
+        self._engine, self._engine_reason = source.engine, _engine_reason(source)
+        self._packets_lost += _packets_lost(source)
 
     def _failed(self, error: SourceError, lasted_s: float) -> None:
         assert self._pipeline is not None
@@ -304,6 +313,14 @@ class Supervisor:
         for source in self._stuck:
             source.stop()
         self._stuck = [source for source in self._stuck if not source.join(0)]
+
+
+def _engine_reason(source: Source) -> str:
+    return str(getattr(source, "engine_reason", ""))
+
+
+def _packets_lost(source: Source) -> int:
+    return int(getattr(source, "packets_lost", 0))
 
 
 class _Session:

@@ -185,10 +185,12 @@ def test_another_source_is_taken_when_two_of_its_packets_follow_each_other() -> 
     frames = wire.unit([nal("h264", FIRST, 9000)], 0)
     line.feed(b"".join([*frames[:3], stray, *frames[3:]]))
     assert [unit.damaged for unit in line.units] == [False]
+    line.feed(b"".join(wire.unit([nal("h264", FIRST, 9000)], 3600)[:4]))
     other = Wire(ssrc=8)
     for timestamp in (0, 3600):
         line.feed(b"".join(other.unit([nal("h264", FIRST, 9000)], timestamp)))
-    assert [unit.damaged for unit in line.units] == [False, True]
+    assert [unit.damaged for unit in line.units] == [False, True, False, False]
+    assert [len(unit.nals[0]) for unit in line.units[2:]] == [9000, 9000]
 
 
 def test_csrcs_extensions_and_padding_are_stepped_over() -> None:

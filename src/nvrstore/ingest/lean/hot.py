@@ -89,7 +89,7 @@ class UnitReader:
         self._marks = False  # whether markers were seen at all
         self._marker_lies = False
         self._endless = 0  # access units in a row in which a fragmented NAL unit had no end
-        self._overflown = False
+        self._waiting = bytearray()  # a packet that may be the first of another source
 
     def take(self, buffer: bytearray, at: int, end: int) -> int:
         """Read this track's packets from `at` on, as long as they are whole and follow each other; where the next frame begins."""
@@ -113,10 +113,14 @@ class UnitReader:
                 start, stop, marker = found[0], found[1], found[2] and not self._marker_lies
             if number != sequence.expected or ssrc != sequence.ssrc:
                 if not sequence.accept(number, ssrc):
+                    if sequence.waiting:
+                        self._waiting = buffer[at:following]
                     at = following
                     continue
                 if sequence.torn:
                     self._tear(timestamp, buffer, start, stop)
+                elif sequence.switched:
+                    self._switch(number)
             sequence.expected = number + 1 & 0xFFFF
             if timestamp != self._timestamp:
                 if parts:
@@ -247,6 +251,16 @@ class UnitReader:
         if timestamp != self._timestamp:
             self._end(False)
             self._damaged = not self._begins(buffer, start, stop)
+
+    def _switch(self, number: int) -> None:
+        """Another source goes on: what the old one left open is torn; the new one begins with the packet before this one."""
+        if self._parts:
+            self._damaged = True
+            self._end(False)
+        self._timestamp = self._ended = -1
+        waiting, self._waiting = self._waiting, bytearray()
+        self.sequence.expected = number - 1 & 0xFFFF
+        self.take(waiting, 0, len(waiting))
 
     def _begins(self, buffer: bytearray, start: int, stop: int) -> bool:
         """Whether an access unit plainly begins with this payload."""

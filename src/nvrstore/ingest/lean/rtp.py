@@ -4,7 +4,7 @@
     payload_of    the way through a header that is not the plain one: CSRCs, extension, padding
     sender_report, receiver_report
 
-A packet of another SSRC is taken only when a second one follows it directly (RFC 3550 A.1): the camera was restarted. Old
+Packets of another SSRC are taken only when two of them follow each other directly (RFC 3550 A.1): the camera was restarted. Old
 sessions that some servers go on sending into new connections do not get that far; their SSRCs, known before PLAY, never do.
 """
 
@@ -28,7 +28,7 @@ _DESCRIPTION: Final = struct.Struct(">BBHIBB8s2s")
 class Sequence:
     """The sequence numbers of one track (RFC 3550 A.1)."""
 
-    __slots__ = ("_candidate", "_cycles", "_highest", "expected", "late", "lost", "ssrc", "strangers", "torn")
+    __slots__ = ("_candidate", "_cycles", "_highest", "expected", "late", "lost", "ssrc", "strangers", "switched", "torn", "waiting")
 
     def __init__(self) -> None:
         self.expected = -1  # the next number
@@ -37,21 +37,22 @@ class Sequence:
         self.late = 0  # that came twice, or too late
         self.torn = False  # whether packets are missing in front of the one that was accepted last, or it is the first
         self.strangers: set[int] = set()  # SSRCs that belong to other sessions
+        self.waiting = self.switched = False  # the packet that was not accepted may be the first of another source; it was
         self._candidate = (-1, -1, -1)
         self._cycles = self._highest = 0
 
     def accept(self, number: int, ssrc: int) -> bool:
-        """Whether to take a packet that is not the expected one. Sets `torn`."""
-        self.torn = False
+        """Whether to take a packet that is not the expected one. Sets `torn`, `waiting` and `switched`."""
+        self.torn = self.waiting = self.switched = False
         if ssrc != self.ssrc:
             if ssrc in self.strangers:
                 return False
             known = self.ssrc >= 0
             if known and self._candidate != (ssrc, number, self.expected):
                 self._candidate = (ssrc, number + 1 & 0xFFFF, self.expected)
+                self.waiting = True
                 return False
-            self.lost += known  # the packet that made it a candidate
-            self.ssrc, self.torn = ssrc, True
+            self.ssrc, self.torn, self.switched = ssrc, not known, known
             return True
         missing = number - self.expected & 0xFFFF
         if missing >= 0x10000 - LATE_MAX:

@@ -76,6 +76,8 @@ class SoundReader:
         if number != sequence.expected or ssrc != sequence.ssrc:
             if not sequence.accept(number, ssrc):
                 return following
+            if sequence.switched:
+                self._pts = None  # another clock
             self._damaged = self._pts is not None
             self.torn()
         sequence.expected = number + 1 & 0xFFFF

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from nvrstore.clock import Clock
 from nvrstore.config.login import split_login, split_url
 from nvrstore.errors import SourceEndedError, SourceError, SourceNotVideoError, SourceUnreachableError, redact
-from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest
+from nvrstore.ingest.contract import Endpoint, Receiver, SourceFactory, SourceRequest
 from nvrstore.ingest.errors import SourceUnsupportedError
 from nvrstore.ingest.lean import tracks
 from nvrstore.ingest.lean.auth import Login
@@ -34,20 +34,20 @@ _log = get_logger("ingest.lean")
 
 
 class LeanEngine:
-    """Makes sources, and runs the loop while there are any. See `SourceFactory`.
+    """Makes sources, and runs the loop while there are any. See `SourceFactory`."""
 
-    `strict`: sound that this engine does not speak ends the session with `SourceUnsupportedError` too.
-    """
-
-    def __init__(self, *, strict: bool = False) -> None:
-        self._strict = strict
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources = 0
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
 
     def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> LeanSource:
-        return LeanSource(self, request, receiver, clock, strict=self._strict)
+        return LeanSource(self, request, receiver, clock)
+
+    def strictly(self) -> SourceFactory:
+        """Makes sources in the same loop that leave nothing out: sound that they do not speak is a `SourceUnsupportedError`."""
+        return lambda request, receiver, clock: LeanSource(self, request, receiver, clock, strict=True)
 
     def begin(self, clock: Clock) -> Loop:
         """A source starts. Raises RuntimeError where no thread can be started."""
@@ -93,7 +93,7 @@ class LeanSource:
 
     engine: Final = "lean"
 
-    def __init__(self, engine: LeanEngine, request: SourceRequest, receiver: Receiver, clock: Clock, *, strict: bool) -> None:
+    def __init__(self, engine: LeanEngine, request: SourceRequest, receiver: Receiver, clock: Clock, *, strict: bool = False) -> None:
         self._engine, self._request, self._receiver, self._clock, self._strict = engine, request, receiver, clock, strict
         self._loop: Loop | None = None
         self._connection: Connection | None = None
