@@ -20,6 +20,7 @@ from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.lane import Lane
 from nvrstore.replicate.places import Watch
 from nvrstore.replicate.port import Port
+from nvrstore.replicate.settling import Debts
 from nvrstore.replicate.truth import Truth, choose_truth
 from nvrstore.replicate.volume import Copy, OpenVolume, Submitted
 from nvrstore.targets.contract import Answer
@@ -92,7 +93,9 @@ def cut_below_a_committed_batch() -> Iterator[None]:
 def resurrect_the_expired() -> Iterator[None]:
     """Resync copies what retention let go."""
 
-    with mock.patch.object(resync, "expired", return_value=False):
+    from tests.support import simulation_node
+
+    with mock.patch.object(resync, "expired", return_value=False), mock.patch.object(simulation_node, "expired", return_value=False):
         yield
 
 
@@ -107,10 +110,10 @@ def drop_in_silence() -> Iterator[None]:
 def commit_out_of_order() -> Iterator[None]:
     """What is owed again does not hold up what was built after it."""
 
-    def forgetful(self: Lane, fragment: Fragment) -> None:
-        self._owed.clear()
+    def forgetful(self: Debts, fragment: Fragment) -> None:
+        self._open.clear()
 
-    with mock.patch.object(Lane, "_debt_of", forgetful):
+    with mock.patch.object(Debts, "of", forgetful):
         yield
 
 
