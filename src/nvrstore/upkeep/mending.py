@@ -26,6 +26,7 @@ from nvrstore.journal.names import VolumeName, parse_volume_path, writer_tag
 from nvrstore.model import Record, RecordKind
 from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.engine import JournalEngine
+from nvrstore.replicate.floor import Floor, expired
 from nvrstore.replicate.inventory import Known, Survey, Volume, scan_copy, survey
 from nvrstore.replicate.recover import CopyStatus, Recovered, recover_volume
 from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, plan_resync, resync
@@ -61,6 +62,7 @@ class Mending:
         self._progress: dict[str, Progress] = {}
         self.recovered = self.copied = 0
         self._settled: set[str] = set()  # journals of which the last round left nothing to do
+        self._whole: set[str] = set()  # journals of which everything on every target was looked at
 
     @property
     def pending(self) -> bool:
@@ -121,6 +123,14 @@ class Mending:
             self._settled.discard(journal)
         else:
             self._settled.add(journal)
+            self._looked_through(engine, seen)
+
+    def _looked_through(self, engine: JournalEngine, seen: Survey) -> None:
+        """Nothing is left to do for a journal. Once that holds for all, the catalog of a recorder that was killed is whole again."""
+        if {*engine.spec.targets, self._refuge} <= {*seen.answered}:
+            self._whole.add(engine.spec.name)
+        if self._host.catalog.needs_refresh and not self.pending and self._whole.issuperset(self._host.engines):
+            self._host.catalog.refreshed()
 
     def _infos(self, journal: str) -> list[VolumeInfo]:
         """What the catalog knows; nothing where the state disk does not let it: then every header is read from the targets."""
@@ -147,7 +157,7 @@ class Mending:
             held_s=host.clock.monotonic_s() - self._claimed_s,
             refuge=self._refuge,
             busy=busy,
-            floors={place: floor for (journal, place), floor in self._pruning.floors.items() if journal == engine.spec.name},
+            floors=self._floors(engine.spec.name),
             held=self._waiting(engine).holders(
                 [volume.volume_id for volume in seen.volumes], answered=seen.answered, now_s=host.clock.monotonic_s()
             ),
@@ -254,6 +264,9 @@ class Mending:
 
     # --- resync
 
+    def _floors(self, journal: str) -> dict[str, Floor]:
+        return {place: floor for (of, place), floor in self._pruning.floors.items() if of == journal}
+
     def _copy(self, engine: JournalEngine, jobs: tuple[CopyJob, ...]) -> None:
         host, journal = self._host, engine.spec.name
         bps = host.config.journal(journal).resync_bps
@@ -263,6 +276,8 @@ class Mending:
             progress = self._progress.setdefault(journal, Progress())
             if engine.states().get(job.target) not in (State.LIVE, State.SYNCED):
                 continue  # it left meanwhile
+            if expired(job.volume.name, self._floors(journal), job.target):
+                continue  # a floor that this round's recovery brought to light
             report = self._runner.run(_paced(resync([job], own=engine.spec.claim, progress=progress), pace, host, pause))
             for copied in report.copied:
                 self.copied += 1
