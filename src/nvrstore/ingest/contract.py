@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 
 from nvrstore.clock import Clock
 from nvrstore.config.login import split_login, split_url
-from nvrstore.errors import SourceError
+from nvrstore.errors import SourceError, redact
 from nvrstore.limits import SILENCE_S
 from nvrstore.model import Fragment, Media, Record, Sample, TrackConfig, TrackKey
 
@@ -52,6 +52,20 @@ class SourceRequest:
     audio: Literal["aac", "pcm", "copy", "off"] = "aac"
     timeout_s: float = SILENCE_S  # bound of every single wait for the network
     options: Mapping[str, str] = field(default_factory=dict)  # libav's, by its names; engines take those that they know
+
+
+def resolved(request: SourceRequest) -> Endpoint:
+    """What `resolve` answers. Raises `SourceError`, in which nothing stands that the hook has looked up, nor in what it came from."""
+    try:
+        return request.resolve()
+    except SourceError as error:
+        failed = error.with_traceback(None)
+        failed.message = redact(failed.message)
+        failed.args = (failed.message,)
+        failed.__cause__ = failed.__context__ = None
+    except Exception as error:  # noqa: BLE001  # somebody else's hook; its text may hold what it looked up
+        failed = SourceError(f"{request.stream}: the address and login could not be resolved ({type(error).__name__})")
+    raise failed
 
 
 class Receiver(Protocol):

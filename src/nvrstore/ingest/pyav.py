@@ -31,7 +31,7 @@ from nvrstore.clock import Clock
 from nvrstore.config import url_with_login
 from nvrstore.errors import SourceEndedError, SourceError, SourceNotVideoError, redact
 from nvrstore.ingest.audio import AudioFeed
-from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest
+from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest, resolved
 from nvrstore.ingest.errors import opening_failed, reading_failed
 from nvrstore.ingest.unblock import shut_down_awaited
 from nvrstore.ingest.video import VideoFeed
@@ -218,7 +218,7 @@ class PyavSource:
         self._engine.wake()
 
     def _session(self) -> SourceError:
-        endpoint = self._resolve()
+        endpoint = resolved(self._request)
         if self._stopping.is_set():
             return _stopped()
         container, error = self._open(endpoint)
@@ -232,16 +232,6 @@ class PyavSource:
         if self._stopping.is_set():
             return _stopped()
         return reading_failed(found, endpoint.url, self._request.timeout_s)
-
-    def _resolve(self) -> Endpoint:
-        failed = ""
-        try:
-            return self._request.resolve()
-        except SourceError:
-            raise
-        except Exception as error:  # noqa: BLE001  # somebody else's hook; its text may hold what it looked up
-            failed = type(error).__name__
-        raise SourceError(f"{self._request.stream}: the address and login could not be resolved ({failed})")
 
     def _open(self, endpoint: Endpoint) -> tuple[Any, SourceError | None]:
         """The container, or why there is none. The error is made here and not raised: libav's own would follow it as context."""

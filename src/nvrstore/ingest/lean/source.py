@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from nvrstore.clock import Clock
 from nvrstore.config.login import split_login, split_url
 from nvrstore.errors import SourceEndedError, SourceError, SourceNotVideoError, SourceUnreachableError, redact
-from nvrstore.ingest.contract import Endpoint, Receiver, SourceFactory, SourceRequest
+from nvrstore.ingest.contract import Receiver, SourceFactory, SourceRequest, resolved
 from nvrstore.ingest.errors import SourceUnsupportedError
 from nvrstore.ingest.lean import tracks
 from nvrstore.ingest.lean.auth import Login
@@ -154,21 +154,11 @@ class LeanSource:
         loop.call(partial(self._connect, loop, client, addresses, secure))
 
     def _client(self) -> Client:
-        endpoint = self._endpoint()
+        endpoint = resolved(self._request)
         url, embedded = split_url(endpoint.url)
         login = endpoint.login or (split_login(embedded) if embedded else None)
         where = redact(url)
         return Client(url, Login(*login) if login else None, lambda found: tracks.choose(found, self._request, where, strict=self._strict))
-
-    def _endpoint(self) -> Endpoint:
-        failed = ""
-        try:
-            return self._request.resolve()
-        except SourceError:
-            raise
-        except Exception as error:  # noqa: BLE001  # somebody else's hook; its text may hold what it looked up
-            failed = type(error).__name__
-        raise SourceError(f"{self._request.stream}: the address and login could not be resolved ({failed})")
 
     # --- in the loop's thread
 
