@@ -40,6 +40,7 @@ LAYERS: Final = (
 ROW: Final = {room: row for row, rooms in enumerate(LAYERS) for room in rooms}
 
 LINES_MAX: Final = 400
+TEST_LINES_MAX: Final = 650  # a test file grows with its cases, and the simulation's node mirrors a whole recorder
 
 #: Calls that ask for the time. Everybody else takes a Clock, or `now` as an argument.
 CLOCKS: Final = {
@@ -181,9 +182,11 @@ def texts() -> list[Path]:
 
 
 def test_no_file_holds_two_ideas() -> None:
-    """Files aim for 200 lines and end at 400."""
+    """Files aim for 200 lines and end at 400; tests, whose cases are many, a little later."""
     sizes = {path.relative_to(ROOT).as_posix(): path.read_text().count("\n") for path in texts() if path.suffix == ".py"}
-    none_of(f"{name}: {lines} lines" for name, lines in sizes.items() if lines > LINES_MAX)
+    none_of(
+        f"{name}: {lines} lines" for name, lines in sizes.items() if lines > (TEST_LINES_MAX if name.startswith("tests/") else LINES_MAX)
+    )
 
 
 def strange_words(text: str, pages: set[str]) -> list[str]:
