@@ -42,7 +42,7 @@ class Demux:
         """Read what is whole in front of `end`; where the rest begins, which is to stand in front the next time. Raises `MessageError`."""
         at = 0
         readers = self.readers
-        while end - at >= 4:
+        while end - at >= 5:
             if buffer[at] != 0x24:
                 following = self._other(buffer, at, end)
                 if following == at:
@@ -50,6 +50,9 @@ class Demux:
                 at = following
                 continue
             following = at + 4 + (buffer[at + 2] << 8 | buffer[at + 3])
+            if buffer[at + 4] >> 6 != 2 and following != at + 4 and any(readers):
+                at = self._resume(buffer, at, end)  # a stray dollar sign, as if a frame began here
+                continue
             if following > end:
                 break
             self._straying = 0
