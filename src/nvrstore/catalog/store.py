@@ -24,7 +24,7 @@ from typing import Final
 from nvrstore.catalog import schema
 from nvrstore.catalog.rows import volume_rows
 from nvrstore.catalog.schema import CopyState
-from nvrstore.catalog.writer import Shed, Writer
+from nvrstore.catalog.writer import CatalogGoneError, Shed, Writer
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.limits import CATALOG_COMMIT_S, CATALOG_ROWS_MAX
 from nvrstore.telemetry import get_logger
@@ -139,6 +139,8 @@ class Catalog:
         """Every volume on every target was looked through (catalog/rebuild.py): nothing is missing any more."""
 
         def take(writer: Writer) -> None:
+            if writer.needs_refresh is None or self._stale:
+                return  # the file that was looked through is gone, or rows were dropped since
             writer.needs_refresh = False
             writer.change(lambda connection: schema.set_meta(connection, "refresh", "0"))
             with self._condition:
@@ -161,7 +163,7 @@ class Catalog:
     def needs_refresh(self) -> bool | None:
         """Whether all volumes must be looked through once: the catalog is new, was replaced, missed rows, or its last
         writer did not end in order. None while the file has not been opened yet."""
-        return self._writer.needs_refresh
+        return bool(self._refresh or self._stale) or self._writer.needs_refresh
 
     def stale_volumes(self) -> list[str]:
         """Ids of volumes whose rows were dropped by this process: they have to be read again and adopted."""
@@ -223,6 +225,9 @@ class Catalog:
                 for event in events:
                     event(self._writer)
                 self._write(ending)
+            except CatalogGoneError as error:
+                # What was written of volumes that still grow is gone with it: they are read again when they are closed.
+                self._failed(error, self._writer.begin_anew())
             except (sqlite3.OperationalError, OSError) as error:
                 self._failed(error, self._writer.shed(self._rows_max // 2))
             except Exception as error:  # noqa: BLE001 - whatever is wrong with the catalog, recording goes on and the alarm is raised

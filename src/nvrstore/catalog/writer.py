@@ -35,6 +35,10 @@ class CatalogLockedError(OSError):
     """Another process writes this catalog."""
 
 
+class CatalogGoneError(OSError):
+    """The file was removed, or replaced, while it was open: what is written to it is seen by nobody."""
+
+
 @dataclass(slots=True)
 class _Growing:
     """A volume of this process: what its batches said, and how far it is durable where."""
@@ -61,6 +65,7 @@ class Writer:
         self.needs_refresh: bool | None = None  # None until the file was opened
         self._lock: Final = FileLock(Path(f"{path}.lock"))
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # which file the connection has open
         self._growing: dict[str, _Growing] = {}
         self._changes: list[Change | str] = []  # a string: the volume whose rows are to be written at this place
         self._cache: schema.TrackCache = {}
@@ -121,6 +126,7 @@ class Writer:
     def write(self, stale: Iterable[str] = (), *, refresh: bool = False, ending: bool = False) -> bool:
         """Write all that waits, and which volumes are stale. True when a transaction was needed."""
         stale = list(stale)
+        self._check_place()
         connection = self._connect()
         if not (self._changes or stale or refresh or ending):
             return False
@@ -134,6 +140,7 @@ class Writer:
             connection.executemany("UPDATE volumes SET stale = 1 WHERE volume_id = ?", [(volume_id,) for volume_id in stale])
             if refresh or stale:
                 schema.set_meta(connection, "refresh", "1")
+                self.needs_refresh = True
             if ending:
                 schema.set_meta(connection, "open", "0")
             connection.execute("COMMIT")
@@ -167,6 +174,13 @@ class Writer:
             self._changes.clear()
             refresh = True
         return Shed(tuple(volumes), before - self.waiting, refresh)
+
+    def begin_anew(self) -> Shed:
+        """What was written before is gone: nothing of a volume that still grows is known any more."""
+        before, volumes = self.waiting, tuple(self._growing)
+        self._growing.clear()
+        self._changes.clear()
+        return Shed(volumes, before, refresh=True)
 
     def disconnect(self) -> None:
         """Close the file. Never raises: it may be broken already."""
@@ -205,7 +219,16 @@ class Writer:
             self._connection = self._opened()
         return self._connection
 
+    def _check_place(self) -> None:
+        """SQLite goes on writing to a file that has no name any more, without an error."""
+        if self._connection is not None and _identity(self.path) != self._file:
+            self.disconnect()
+            self.needs_refresh = None
+            raise CatalogGoneError("it was removed or replaced while it was in use; it is made again from the volumes")
+
     def _opened(self) -> sqlite3.Connection:
+        if _identity(self.path) is None:
+            _drop_log(self.path)  # of a file that was removed: its frames must never meet the new one
         connection = open_database(self.path)
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -226,15 +249,29 @@ class Writer:
         except BaseException:
             connection.close()
             raise
+        self._file = _identity(self.path)
         return connection
 
     def _set_aside(self, reason: str) -> None:
         aside = Path(f"{self.path}.unreadable")
         log.error("catalog.replaced", path=str(self.path), aside=str(aside), reason=reason)
         os.replace(self.path, aside)
-        for suffix in ("-wal", "-shm"):
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        _drop_log(self.path)
         self.needs_refresh = None
+
+
+def _drop_log(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file lies at the path now."""
+    try:
+        seen = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return seen.st_dev, seen.st_ino
 
 
 def _is_broken(error: BaseException) -> bool:
