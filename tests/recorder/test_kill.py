@@ -19,6 +19,7 @@ from tests.support.prove import note, proving, seeds
 from tests.support.recorder import Process, Site, small_farm
 
 from nvrstore.farm import Farm
+from nvrstore.limits import MIB
 from nvrstore.model import RecordKind
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -59,12 +60,14 @@ def die_once(site: Site, random: Random, moment: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", seeds(usual=2, proving=10))
-def test_whenever_a_recorder_is_killed_what_it_reported_committed_is_there(site: Site, farm: Farm, seed: int) -> None:
+def test_whenever_a_recorder_is_killed_what_it_reported_committed_is_there(tmp_path: Path, seed: int) -> None:
     """At random moments, also while it starts and recovers from the kill before; with its workers, by chance, or one of them first."""
     random = Random(f"kill {seed}")
     moments = [random.choice(("starting", "recovering", "recording", "recording")) for _ in range(KILLS - 1)]
-    promises = [die_once(site, random, moment) for moment in ["recording", *moments]]
-    footage = crash.live_on(site, farm, promises)
+    with small_farm(2, bitrate_bps=2_000_000) as farm:
+        site = Site(tmp_path, farm, journal={"volume_bytes": (1 + 7 * (seed % 2)) * MIB})  # every two seconds, or hardly ever a new volume
+        promises = [die_once(site, random, moment) for moment in ["recording", *moments]]
+        footage = crash.live_on(site, farm, promises)
     assert crash.holes(footage), "no frame was lost: nobody was killed while cameras sent"
     note(f"kill-9_{seed}", seed=seed, kills=KILLS, promises=sum(map(bool, promises)), frames=len(footage.numbers("cam0")))
 

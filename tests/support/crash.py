@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,16 +21,19 @@ from typing import Any, Self
 
 from tests.support.recorder import JOURNAL, Process, Site
 
+from nvrstore.catalog.query import CatalogReader
+from nvrstore.catalog.store import CATALOG_FILE
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.control import call
 from nvrstore.drills.account import volumes_in
-from nvrstore.errors import NvrstoreError
+from nvrstore.errors import CatalogError, NvrstoreError
 from nvrstore.farm import Farm
 from nvrstore.farm.check import is_intact, parse_sei
 from nvrstore.journal.scan import ScanResult, scan_volume
 from nvrstore.media.samples import samples_of
-from nvrstore.model import NS_PER_S, Cause, Gap, Media, Record
+from nvrstore.model import NS_PER_S, Cause, Gap, Media, Record, RecordKind
 from nvrstore.playback.core import ArchiveCore
+from nvrstore.playback.library import rebuild
 
 POLL_S = 0.02
 
@@ -303,6 +306,70 @@ def ledger(site: Site) -> list[Gap]:
         core.close()
 
 
+def answers(catalog: CatalogReader) -> dict[str, Any]:
+    """Everything that a catalog can be asked, the ledger included."""
+    streams = catalog.streams(totals=True)
+    names = [stream.stream for stream in streams]
+    return {
+        "volumes": catalog.volumes(),
+        "streams": streams,
+        **{f"spans of {name}": catalog.spans(name) for name in names},
+        **{f"bounds of {name}": catalog.bounds(name) for name in names},
+        **{f"coverage of {name}": catalog.coverage(name, *(catalog.bounds(name) or (0, 0))) for name in names},
+        "gaps": catalog.gaps(),
+        "marks": catalog.marks(),
+        **{str(kind): catalog.records(kind) for kind in RecordKind},
+    }
+
+
+def kept(site: Site) -> dict[str, Any]:
+    """What the catalog that the recorder kept answers, and it alone: nothing is looked up on the targets."""
+    with CatalogReader(site.state / CATALOG_FILE) as catalog:
+        return answers(catalog)
+
+
+def rebuilt(site: Site) -> dict[str, Any]:
+    """What a catalog answers that is made from the targets alone."""
+    core = ArchiveCore.configured(site.config())
+    path = site.folder / "rebuilt.sqlite"
+    try:
+        outcome, strangers = rebuild(path, core.copies)
+        assert outcome.complete
+        assert strangers == []
+        with CatalogReader(path) as catalog:
+            return answers(catalog)
+    finally:
+        core.close()
+        for file in site.folder.glob("rebuilt.sqlite*"):
+            file.unlink()
+
+
+def differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Answers that differ, in words."""
+    return [f"{key}: {one.get(key)} / {two.get(key)}" for key in {*one, *two} if one.get(key) != two.get(key)]
+
+
+def wait_for_catalog(site: Site, wanted: Callable[[CatalogReader], bool], timeout_s: float = 60.0) -> None:
+    """Until the file answers so."""
+    pause, end_s = threading.Event(), now_s() + timeout_s
+    seen = "nothing"
+    while now_s() < end_s:
+        try:
+            with CatalogReader(site.state / CATALOG_FILE) as catalog:
+                if wanted(catalog):
+                    return
+                seen = f"refresh {catalog.needs_refresh}, {[(v.path, v.closed, v.stale) for v in catalog.volumes()]}"
+        except CatalogError as error:
+            seen = str(error)  # it is not there, or not made yet
+        pause.wait(0.1)
+    raise AssertionError(f"the catalog was not completed: {seen}")
+
+
+def whole(catalog: CatalogReader) -> bool:
+    """Whether it lacks nothing that it knows of."""
+    return not catalog.needs_refresh and not any(volume.stale for volume in catalog.volumes())
+
+
 def check(site: Site, promises: Iterable[Mapping[str, int]]) -> None:
     """After a recorder ended in order: all promises of all recorders before it are kept, on every target, and the rest is explained."""
     assert site.differences() == []
@@ -313,6 +380,7 @@ def check(site: Site, promises: Iterable[Mapping[str, int]]) -> None:
         assert footage.closed == footage.volumes
     assert misnamed(holes(footage), ledger(site), footage=footage) == []
     assert unexplained(site, footage) == []
+    assert differing(kept(site), rebuilt(site)) == []
 
 
 def live_on(site: Site, farm: Farm, promises: Iterable[Mapping[str, int]]) -> Footage:
@@ -321,6 +389,7 @@ def live_on(site: Site, farm: Farm, promises: Iterable[Mapping[str, int]]) -> Fo
     try:
         with Watch(site, process) as watch:
             watch.wait_for(lambda status: synced(status) and recording(status))
+            wait_for_catalog(site, whole)
             farm.stop_sending()
             drained(watch)
             status = process.end()
