@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 
 from nvrstore.ingest.lean.messages import MessageError, find_end
@@ -19,6 +20,7 @@ from nvrstore.ingest.lean.messages import MessageError, find_end
 STRAY_BYTES_MAX: Final = 1 << 20
 _TEXT: Final = re.compile(rb"RTSP/\d|[A-Z_]{3,20} ", re.IGNORECASE)
 _TEXT_BYTES: Final = 24  # so many tell a message from stray bytes
+_CANDIDATE_BYTES: Final = 6  # a beginning of either may be so long, and not be whole
 _SPACE: Final = b"\r\n \t"
 
 
@@ -84,22 +86,18 @@ class Demux:
 
     def _resume(self, buffer: bytearray, start: int, end: int) -> int:
         """Behind stray bytes: where the next frame or message may begin."""
-        at = start + 1
-        while at < end:
-            dollar, text = buffer.find(b"$", at, end), buffer.find(b"RTSP/1.", at, end)
-            at = end if dollar < 0 else dollar
-            if 0 <= text < at:
-                at = text
-                break
-            if at == end or (end - at >= 5 and not self._plausible(buffer, at)):
-                at = min(at + 1, end)
-                continue
-            break
+        channels = bytes(channel for channel, reader in enumerate(self.readers) if reader is not None)
+        found = _plausible(channels).search(buffer, start + 1, end)
+        at = found.start() if found is not None else max(start + 1, end - _CANDIDATE_BYTES)
         self._straying += at - start
         self.stray_bytes += at - start
         if self._straying > STRAY_BYTES_MAX:
             raise MessageError("what came is neither RTSP nor RTP")
         return at
 
-    def _plausible(self, buffer: bytearray, at: int) -> bool:
-        return self.readers[buffer[at + 1]] is not None and (buffer[at + 2] << 8 | buffer[at + 3]) >= 8 and buffer[at + 4] >> 6 == 2
+
+@lru_cache(maxsize=256)
+def _plausible(channels: bytes) -> re.Pattern[bytes]:
+    """A frame of RTP or RTCP on one of these channels, long enough for its header; or a message."""
+    known = b"".join(re.escape(bytes((channel,))) for channel in channels)
+    return re.compile(rb"(?s)\$[%b](?:\0[\x08-\xff]|[\x01-\xff].)[\x80-\xbf]|RTSP/1\." % known)

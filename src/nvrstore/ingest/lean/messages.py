@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-HEAD_BYTES_MAX: Final = 32_768
-BODY_BYTES_MAX: Final = 262_144
+HEAD_BYTES_MAX: Final = 16_384
+BODY_BYTES_MAX: Final = 65_536
 HEADERS_MAX: Final = 128
 
 _HEAD_END: Final = re.compile(rb"\r?\n\r?\n")
