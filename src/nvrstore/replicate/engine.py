@@ -35,6 +35,7 @@ from nvrstore.replicate.losses import Losses
 from nvrstore.replicate.places import Watch
 from nvrstore.replicate.port import Latencies, Port
 from nvrstore.replicate.standing import Standing
+from nvrstore.replicate.volume import CopyState
 from nvrstore.telemetry import get_logger
 
 log = get_logger("replicate.engine")
@@ -285,6 +286,10 @@ class JournalEngine:
             else:
                 for lane in self.lanes:
                     lane.leave(refuge, self._set)
+        elif not self._refuge and any(copy.state is CopyState.PREPARING for copy in copies):
+            # It was full, and nobody prepares anything there any more: what was meant for it goes to the members.
+            for lane in self.lanes:
+                lane.leave(refuge, self._set)
 
     def _bound(self) -> None:
         """At the buffer's bound the laggard leaves; with nobody left, the oldest goes into the ledger."""
