@@ -89,6 +89,11 @@ def test_seed_538_a_volume_that_is_opened_during_a_survey_is_not_recovered_while
     run(538)
 
 
+def test_seed_3337_what_was_meant_for_a_full_refuge_goes_to_the_members() -> None:
+    """It waited for a file that nobody prepared any more, and all commits behind it."""
+    run(3337)
+
+
 SMALL: dict[str, Any] = {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7}
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 CALL_S = 15.0  # as upkeep/host.py waits
 ANSWER_S = 3.0  # as the start waits
 ROUND_S = 1.0
+SLACK_BYTES = 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Node:
         self.frozen = False
         self.crashed = False
         self.engine: JournalEngine | None = None
-        self.pool = Pool(world.plan.pool_bytes)
+        self.pool = Pool(world.plan.pool_bytes + SLACK_BYTES)  # as in a recorder: at the bound there is room for a header
         self.buffer = ReplayBuffer(self.pool, bytes_max=world.plan.pool_bytes)
         self.buffer.bytes_max = world.plan.pool_bytes
         self.intake = Intake()
@@ -159,9 +160,8 @@ class Node:
         self._unclosed = Unclosed()
         self._floors: dict[str, Floor] = {}
         self._answered: set[int] = set()
-        self.settled = False
         self.recovering = ""
-        self.settled_twice = False
+        self.quiet_rounds = 0  # of upkeep, that found nothing to do
         self.cameras_from_s = 0.0
         self.filmed = 0
         self._unsynced_primary_s: float | None = None
@@ -546,7 +546,7 @@ class Node:
                 if state is State.LIVE and name in plan.synced:
                     engine.synced_if_whole(name)
         settled = not plan.recover and not plan.copies and not plan.release
-        self.settled_twice, self.settled = settled and self.settled, settled
+        self.quiet_rounds = self.quiet_rounds + 1 if settled else 0
 
     def _in_place_ok(self, engine: JournalEngine, target: str, path: str) -> bool:
         name = parse_volume_path(path)
