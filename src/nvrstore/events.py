@@ -128,6 +128,16 @@ class ResyncProgress(Event):
     total_bytes: int
 
 
+# --- the listener itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsDropped(Event):
+    """Whoever gets this was too slow: `count` events are missing before the next one. Told to each listener, whatever it asked for."""
+
+    count: int
+
+
 # --- storage
 
 

@@ -26,6 +26,7 @@ class Mailbox(Generic[T]):
         self._bound, self._wake = bound, wake
         self._lock = threading.Lock()
         self.dropped = 0
+        self._told = 0  # of those that were dropped
         self.closed = False
 
     def put(self, item: T) -> None:
@@ -41,10 +42,15 @@ class Mailbox(Generic[T]):
 
     def take(self) -> list[T]:
         """Everything that is here."""
+        return self.take_counted()[1]
+
+    def take_counted(self) -> tuple[int, list[T]]:
+        """How many were dropped since the last time, and everything that is here: it came behind them."""
         with self._lock:
             items = list(self._queue)
             self._queue.clear()
-        return items
+            missing, self._told = self.dropped - self._told, self.dropped
+        return missing, items
 
     def close(self) -> None:
         """Nothing more comes; what is here can still be taken."""

@@ -91,6 +91,7 @@ class RecorderCore:
         self.engines: dict[str, JournalEngine] = {}
         self.targets: dict[str, Target] = {}
         self.worker_locks: set[str] = set()  # targets none of whose earlier workers can still run
+        self._alarms: dict[str, events.Alarm] = {}  # the last of each kind; who listens later finds them in the status
         self._undo: list[Callable[[], object]] = []
         self.started_ns = 0
         self._giving_up = threading.Event()
@@ -134,7 +135,7 @@ class RecorderCore:
         for config in self.config.targets:
             self._add_target(config, self._make)
         configured = {target.name: target.id for target in self.config.targets}
-        self._ids = identify_targets(self.targets, self.state, configured)
+        self._ids, self._answering = identify_targets(self.targets, self.state, configured)
         refuge = self._add_target(TargetConfig(name=REFUGE, path=self.state.refuge), make_target)
         self._ids[REFUGE] = ensure_refuge(refuge)
 
@@ -153,7 +154,8 @@ class RecorderCore:
         return {
             journal.name: claim_journal(
                 journal.name,
-                {name: self.targets[name] for name in journal.targets},
+                # One that hangs is not asked again and again: the claim is brought there when it answers.
+                {name: self.targets[name] for name in journal.targets if name in self._answering},
                 me,
                 self.state,
                 self.clock,
@@ -253,7 +255,7 @@ class RecorderCore:
         return [supervisor.config.id for supervisor in self._ingest.supervisors()]
 
     def apply(self, config: Config) -> list[str]:
-        """Follow `config`: streams come, go, change. Returns what needs a restart, in words."""
+        """Follow `config`: streams come, go, change; those that wait are tried at once. Returns what needs a restart, in words."""
         changed = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
         later = [f"`{what}` changed: takes effect when the recorder is started again" for what in changed]
         running = {supervisor.config.id: supervisor.config for supervisor in self._ingest.supervisors()}
@@ -264,6 +266,8 @@ class RecorderCore:
         for stream_id, stream in wanted.items():
             if running.get(stream_id) != stream:
                 self.add_stream(stream)
+            else:
+                self.supervisor(stream_id).retry_now()  # its login may have changed, which no configuration shows
         self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
         return later
 
@@ -329,6 +333,7 @@ class RecorderCore:
             "catalog": {"healthy": catalog.healthy, "rows_waiting": catalog.rows_waiting},
             "late_s_max": round(self.hub.late_s_max, 3),
             "sources_stuck": self._ingest.stuck(),
+            "alarms": [{"utc_ns": a.utc_ns, "what": a.what, "sentence": a.sentence} for a in list(self._alarms.values())],
         }
 
     # --- for upkeep
@@ -338,6 +343,8 @@ class RecorderCore:
         return self.state.recorder_id
 
     def publish(self, event: events.Event) -> None:
+        if isinstance(event, events.Alarm):
+            self._alarms[event.what] = event
         self.bus.publish(event)
 
     def save_term(self, journal: str, term: int) -> bool:
@@ -367,7 +374,9 @@ class RecorderCore:
     def _catalog_alarm(self, sentence: str) -> None:
         if sentence:
             self._alarm("catalog", sentence)
+        else:
+            self._alarms.pop("catalog", None)
 
     def _alarm(self, what: str, sentence: str) -> None:
         log.error("alarm.raised", what=what, sentence=sentence)
-        self.bus.publish(events.Alarm(utc_ns=self.clock.utc_ns(), what=what, sentence=sentence))
+        self.publish(events.Alarm(utc_ns=self.clock.utc_ns(), what=what, sentence=sentence))

@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from nvrstore.config import Config, StreamConfig
 from nvrstore.errors import ClosedError, ForkedError, RecorderFailedError, UsageError
-from nvrstore.events import Event
+from nvrstore.events import Event, EventsDropped
 from nvrstore.ingest.status import StreamStatus
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.ingest.taps import Tap, TapSample
@@ -218,12 +218,17 @@ class Recorder:
 
     @asynccontextmanager
     async def events(self, *kinds: type[Event]) -> AsyncIterator[Inbox[Event]]:
-        """What happens from now on; all kinds where none is named. Bounded: a slow listener loses the oldest."""
+        """What happens from now on; all kinds where none is named. Bounded: a slow listener loses the oldest, and gets `EventsDropped`."""
         core = self._checked()
         bell = Bell()
         box: Mailbox[Event] = Mailbox(LISTENER_EVENTS_MAX, bell.ring)
         core.bus.listen(kinds, box)
-        inbox: Inbox[Event] = Inbox(bell, box.take, lambda: box.closed, lambda: core.bus.leave(box))
+
+        def take() -> list[Event]:
+            missing, happened = box.take_counted()
+            return [EventsDropped(utc_ns=core.clock.utc_ns(), count=missing), *happened] if missing else happened
+
+        inbox: Inbox[Event] = Inbox(bell, take, lambda: box.closed, lambda: core.bus.leave(box))
         try:
             yield inbox
         finally:

@@ -41,8 +41,10 @@ class ClaimedJournal:
     targets: tuple[str, ...]  # that hold the claim
 
 
-def identify_targets(targets: Mapping[str, Target], state: StateDirectory, configured: Mapping[str, str | None]) -> dict[str, str]:
-    """The uuid of every target, found or remembered; a target of which neither is known is missing.
+def identify_targets(
+    targets: Mapping[str, Target], state: StateDirectory, configured: Mapping[str, str | None]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The uuid of every target, found or remembered (one of which neither is known is missing), and the names of those that answered.
 
     Raises `TargetIdentityError` for a directory that is not a target and never was one here, or is another than configured.
     """
@@ -71,7 +73,7 @@ def identify_targets(targets: Mapping[str, Target], state: StateDirectory, confi
             log.warning("target.unknown", target=name, reason=str(result))
     if not ids:
         raise next(result for result in found.values() if isinstance(result, TargetError))
-    return ids
+    return ids, frozenset(name for name, result in found.items() if isinstance(result, str))
 
 
 def ensure_refuge(target: Target) -> str:
