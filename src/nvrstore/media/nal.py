@@ -6,8 +6,9 @@
 `AccessUnits` does that for one stream. It keeps the parameter sets in force, from the description or in-band, and puts
 them in front of keyframes that come without: every keyframe can be decoded by itself.
 
-Invariant: no NAL unit is lost or reordered, except those no decoder wants: empty ones. What a camera sends without a
-picture (a marker bit on an SEI) travels with the next picture.
+Invariant: no NAL unit is lost or reordered, except those no decoder wants: empty ones, and parameter sets that are repeated
+between the slices of a picture, where they would begin another one (H.264 7.4.1.2.3). What a camera sends without a picture (a
+marker bit on an SEI) travels with the next picture.
 """
 
 from __future__ import annotations
@@ -266,9 +267,22 @@ class AccessUnits:
         kinds = {nal[0] >> shift & mask for nal in nals}
         if not kinds.isdisjoint(types.sets):
             self.sets = self.sets.updated(nals)
+            nals = self._without_repeats(nals)
         if kinds.isdisjoint(types.pictures):
             if sum(map(len, nals)) <= PENDING_BYTES_MAX:
                 self.pending = nals
             return None
         keyframe = not kinds.isdisjoint(types.keys) or (types.sei in kinds and is_keyframe(self.codec, nals))
         return AccessUnit(join_lengths(ensure_parameter_sets(nals, self.sets) if keyframe else nals), keyframe)
+
+    def _without_repeats(self, nals: list[bytes]) -> list[bytes]:
+        types = self._types
+        kept: list[bytes] = []
+        begun = False
+        for nal in nals:
+            kind = nal[0] >> types.shift & types.mask
+            if begun and kind in types.sets and nal in kept:
+                continue
+            begun = begun or kind in types.pictures
+            kept.append(nal)
+        return kept
