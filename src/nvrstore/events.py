@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nvrstore.model import Cause, Epoch, Gap, MemberRef
+from nvrstore.model import Cause, Epoch, Gap, MemberRef, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,10 @@ class TargetSynced(TargetChanged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetChanged(Event):
-    """The members of a journal changed; `degraded` while there are fewer than wanted. Comes before the first commit under it."""
+    """Other members take new footage than before; `degraded` while they are fewer than wanted.
+
+    Comes before the first commit on fewer copies, and only when all members take part: whoever is told of two may count on two.
+    """
 
     journal: str
     epoch: Epoch
@@ -98,7 +101,10 @@ class SetChanged(Event):
 
     @property
     def degraded(self) -> bool:
-        return len(self.members) < self.wanted
+        return sum(member.role is not Role.REFUGE for member in self.members) < self.wanted
+
+    def as_json(self) -> dict[str, Any]:
+        return {**Event.as_json(self), "degraded": self.degraded}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,7 +207,7 @@ def _degraded_is_told_before_anything_counts_on_one_copy(order: Order) -> None:
             assert copies >= 1
             if copies < 2:
                 single += 1
-                assert now or degraded[epoch], f"a commit of {epoch} on one copy, and nobody was told"
+                assert now or degraded.get(epoch, False), f"a commit of {epoch} on one copy, and nobody was told"
     assert single > 0, "the story holds no commit on one copy"
 
 

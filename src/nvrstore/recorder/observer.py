@@ -1,12 +1,14 @@
 """What the engine reports, handed on: to the catalog, to waiters, to listeners, to upkeep. Called in the engine's thread.
 
 Order: a commit reaches the catalog's queue before anybody who waits for it is told, so that who reads after waiting finds it.
+A change of set is told when all of its members take part, and in any case before the first commit on fewer copies than wanted.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 from nvrstore import events
 from nvrstore.catalog.store import Catalog
@@ -17,6 +19,9 @@ from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.model import Commit, Epoch, MemberRef, Role
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
+
+#: States in which a target takes new batches.
+_TAKING: Final = (State.LIVE, State.SYNCED)
 
 
 class Wishes(Protocol):
@@ -43,11 +48,16 @@ class RecorderObserver:
         self._catalog, self._durability, self._bus, self._wishes = catalog, durability, bus, wishes
         self._clock, self._wanted = clock, wanted
         self._lost: dict[str, tuple[str, str]] = {}  # journal: the member that was lost last, and why
+        self._sets: dict[str, tuple[Epoch, tuple[MemberRef, ...]]] = {}
+        self._told: dict[str, tuple[Epoch, tuple[MemberRef, ...]]] = {}  # of them, what listeners know
+        self._taking: defaultdict[str, set[str]] = defaultdict(set)  # targets that take new batches
 
     def volume_opened(self, header: VolumeHeader, path: str, target: str) -> None:
         self._catalog.volume_opened(header, path, [target])
 
     def batch_stored(self, header: VolumeHeader, path: str, batch: Batch, targets: Sequence[str], commit: Commit | None) -> None:
+        if commit is not None and commit.copies < commit.wanted and not self._known_degraded(header.journal):
+            self._tell_set(header.journal, complete=False)
         self._catalog.batch_committed(header, path, batch, targets)
         if commit is not None:
             self._durability.batch(header, batch, commit.copies)
@@ -69,6 +79,10 @@ class RecorderObserver:
         self._wishes.recover(header.journal)
 
     def target_changed(self, journal: str, target: str, before: State, after: State, reason: str) -> None:
+        if after in _TAKING:
+            self._taking[journal].add(target)
+        else:
+            self._taking[journal].discard(target)
         kind = events.TargetChanged
         if before in MEMBER and after is State.AWAY:
             kind = events.TargetLost
@@ -80,12 +94,28 @@ class RecorderObserver:
         self._publish(
             kind(utc_ns=self._clock.utc_ns(), journal=journal, target=target, before=str(before), after=str(after), reason=reason)
         )
+        if journal in self._sets:
+            self._tell_set(journal)
 
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None:
+        self._sets[journal] = (epoch, tuple(members))
+        self._tell_set(journal)
+
+    def _tell_set(self, journal: str, *, complete: bool = True) -> None:
+        """Tell who takes part now; with `complete` only if all do that should: a newcomer's volume is opened first."""
+        epoch, members = self._sets[journal]
+        taking = tuple(member for member in members if member.role is Role.REFUGE or member.target in self._taking[journal])
+        if (complete and len(taking) < len(members)) or self._told.get(journal) == (epoch, taking):
+            return
+        self._told[journal] = (epoch, taking)
         now_ns = self._clock.utc_ns()
-        self._publish(events.SetChanged(utc_ns=now_ns, journal=journal, epoch=epoch, members=tuple(members), wanted=self._wanted(journal)))
-        if members and all(member.role is Role.REFUGE for member in members):
+        self._publish(events.SetChanged(utc_ns=now_ns, journal=journal, epoch=epoch, members=taking, wanted=self._wanted(journal)))
+        if taking and all(member.role is Role.REFUGE for member in taking):
             self._publish(events.RefugeEntered(utc_ns=now_ns, journal=journal))
+
+    def _known_degraded(self, journal: str) -> bool:
+        _, members = self._told.get(journal, (None, ()))
+        return journal in self._told and sum(member.role is not Role.REFUGE for member in members) < self._wanted(journal)
 
     def first_commit(self, journal: str, since_lost_s: float) -> None:
         target, reason = self._lost.pop(journal, ("", ""))
