@@ -94,6 +94,11 @@ def test_seed_3337_what_was_meant_for_a_full_refuge_goes_to_the_members() -> Non
     run(3337)
 
 
+def test_seed_8202_what_is_owed_twice_keeps_its_order() -> None:
+    """It had been built once more behind newer fragments, and came back behind them."""
+    run(8202)
+
+
 SMALL: dict[str, Any] = {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7}
 
 

@@ -105,6 +105,7 @@ def entries(rig: Rig, hub: Hub) -> dict[str, int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_thousand_failovers_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     """Errors and hangs in turn, on one target and on the other; all is as after the first two hundred."""
     caplog.set_level("CRITICAL", "nvrstore")

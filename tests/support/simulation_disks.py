@@ -68,7 +68,8 @@ class View(MemoryTarget):
         if request.verb is Verb.SYNC and request.path in self.disk.lost:
             self.disk.lost.discard(request.path)
             code = errno.EIO
-        self._carried(self, request)
+        if not code:
+            self._carried(self, request)
         given = self.written.pop(id(request), None)
         if code == errno.EIO and request.verb is Verb.APPEND and given is not None:
             self._half_done(request, given[1])

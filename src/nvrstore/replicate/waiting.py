@@ -37,11 +37,11 @@ class Waiting:
 
     def put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
         """In front of everything newer: they were selected before, and are owed again. Each track keeps its order."""
-        first = {(fragment.track, fragment.session): fragment.index for fragment in reversed(fragments)}
-        ahead: list[Fragment] = []  # what was put back before, and was built before
-        while self.fragments and self.fragments[0].index < first.get((self.fragments[0].track, self.fragments[0].session), 0):
-            ahead.append(self.fragments.popleft())
-        self.fragments.extendleft(reversed([*ahead, *fragments]))
+        last = {(fragment.track, fragment.session): fragment.index for fragment in sorted(fragments, key=lambda f: f.index)}
+        front: list[Fragment] = []  # what was put back before, and was built before some of these
+        while self.fragments and self.fragments[0].index < last.get((self.fragments[0].track, self.fragments[0].session), 0):
+            front.append(self.fragments.popleft())
+        self.fragments.extendleft(reversed(_in_order([*front, *fragments])))
         self.records.extendleft(reversed(records))
         self._count(sum(fragment.length for fragment in fragments))
 
@@ -106,3 +106,11 @@ class Waiting:
     def _count(self, length: int) -> None:
         self.bytes += length
         self._buffer.waiting_bytes += length
+
+
+def _in_order(fragments: list[Fragment]) -> list[Fragment]:
+    """Each track in the order of its samples; how tracks alternate stays as it is."""
+    tracks: dict[tuple[TrackKey, int], deque[Fragment]] = {}
+    for fragment in sorted(fragments, key=lambda f: f.index):
+        tracks.setdefault((fragment.track, fragment.session), deque()).append(fragment)
+    return [tracks[fragment.track, fragment.session].popleft() for fragment in fragments]
