@@ -51,6 +51,15 @@ def test_the_detectors_own_pause_condemns_nobody(kind: str) -> None:
     assert judge(seen, LIMITS).health is Health.GOOD
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_machine_that_stood_still_for_an_hour_condemns_nobody(kind: str) -> None:
+    """One pause excuses all of its length; what began behind it, or long before it, is judged as ever."""
+    seen = replace(IDLE, now_s=5000.0, resumed_s=4999.9, paused_s=3600.0)
+    assert judge(replace(seen, **{kind: 1399.5}), LIMITS).health is Health.GOOD
+    assert judge(replace(seen, **{kind: 1399.8 - EXCUSED_MAX * 1.0}), LIMITS).health is Health.LOST
+    assert judge(replace(seen, now_s=5001.0, **{kind: 4999.95}), LIMITS).health is Health.LOST
+
+
 def test_pauses_excuse_a_dead_target_only_so_long() -> None:
     """A detector that is late all the time must still find it."""
     seen = replace(IDLE, running_since_s=100.0 - EXCUSED_MAX * 1.0 - 0.01, resumed_s=99.99)

@@ -3,7 +3,8 @@
 Looks at the data plane: how long the running call runs, how old the oldest unacknowledged batch is, which errors came
 back, when the last look succeeded; never at a ping or at free space (on a hung disk both answer).
 The detector knows its own lateness: after a pause in which nobody evaluated, ages count from its end, so that a stopped
-machine or a busy interpreter condemns nobody; but never beyond `EXCUSED_MAX` times the deadline.
+machine or a busy interpreter condemns nobody. One pause excuses all of its length, many short ones together at most
+`EXCUSED_MAX` times the deadline.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ DEADLINES: Final[Mapping[Medium, Deadlines]] = {
     Medium.NETWORK: Deadlines(3.0, 10.0),
 }
 P99_FACTOR: Final = 8.0  # never condemn a target for less than this times its own usual p99
-EXCUSED_MAX: Final = 3.0  # pauses excuse a target only so long: a detector that is always late must still find a dead one
+EXCUSED_MAX: Final = 3.0  # beside the last one, pauses excuse a target only so long: a detector that is always late must still find a dead one
 
 #: Errors of a write, a sync or a look that end a target's membership at once. ENOSPC is not here: retention comes first.
 HARD_ERRORS: Final = frozenset(
@@ -60,6 +61,7 @@ class Observation:
     look_since_s: float | None  # when the look that runs now began
     p99_s: float = 0.0  # the target's own usual commit latency
     resumed_s: float = 0.0  # when the detector last came back from a pause longer than usual; 0: never
+    paused_s: float = 0.0  # how long that pause was
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,8 @@ def judge(seen: Observation, limits: Deadlines) -> Verdict:
             continue
         age_s = seen.now_s - since_s
         held_s = seen.now_s - max(since_s, seen.resumed_s)
-        if held_s > lost_s or age_s > EXCUSED_MAX * lost_s:
+        asleep_s = seen.paused_s if since_s < seen.resumed_s else 0.0  # a machine that stood still for a minute
+        if held_s > lost_s or age_s - asleep_s > EXCUSED_MAX * lost_s:
             return Verdict(Health.LOST, f"{what} has been waiting for {age_s:.1f} s")
         if held_s > late_s:
             worst = Verdict(Health.LATE, f"{what} has been waiting for {age_s:.1f} s")

@@ -122,6 +122,8 @@ class Hub:
                 now_s = self._clock.monotonic_s()
                 if now_s - last_s > PAUSE_S + WAIT_S_MAX:
                     self.resumed_s = now_s
+                    for port in self.ports:
+                        port.paused_s = now_s - last_s
                     self.late_s_max = max(self.late_s_max, now_s - last_s)
                 last_s = now_s
                 self.round()

@@ -116,6 +116,7 @@ class Port:
         self._handles = 0
         self.latencies = Latencies()
         self._p99_s, self._p99_at_s = 0.0, 0.0
+        self.paused_s = 0.0  # how long the last unusual pause of the engine's thread was
         # looks
         self.look: LookResult | None = None  # the last good one
         self.look_ok_s = float("-inf")
@@ -251,7 +252,7 @@ class Port:
         if now_s - self._p99_at_s > 1.0:
             self._p99_s, self._p99_at_s = self.latencies.quantile(0.99), now_s
         oldest = min((op.submitted_s for op in self._flying.values()), default=None)
-        seen = Observation(now_s, self.appender.running_since_s(), oldest, self._look_since_s, self._p99_s, resumed_s)
+        seen = Observation(now_s, self.appender.running_since_s(), oldest, self._look_since_s, self._p99_s, resumed_s, self.paused_s)
         return judge(seen, self.deadlines)
 
     def fresh(self) -> bool:
