@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from nvrstore.cli.common import ConfigFile, JsonFlag, console, print_json, say
-from nvrstore.cli.live import streams_table, summary, targets_table
+from nvrstore.cli.live import streams_view, summary, targets_table, troubles
 from nvrstore.config import Config
 from nvrstore.control import call
 
@@ -19,12 +19,15 @@ def command(config: ConfigFile, as_json: JsonFlag = False) -> None:
     if as_json:
         print_json(status)
         return
+    screen = console()
     say(summary(status))
-    console().print(targets_table(status))
-    console().print(streams_table(status))
+    screen.print(targets_table(status, screen.width))
+    screen.print(streams_view(status, screen.width))
+    for sentence in troubles(status):
+        say(sentence)
     for hint, streams in hints(status).items():
         shown = ", ".join(streams[:NAMES_MAX]) + (f" and {len(streams) - NAMES_MAX} more" if len(streams) > NAMES_MAX else "")
-        say(f"{shown}: {hint}")
+        say(f"hint for {shown}: {hint}")
 
 
 def hints(status: Mapping[str, Any]) -> dict[str, list[str]]:
