@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nvrstore.failover.machine import State
 from nvrstore.model import Role
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
 def engine_status(engine: JournalEngine) -> dict[str, object]:
     """Epoch, members, commits, and every target with its state, latency and space."""
     roles = {m.target: m.role for m in engine.members()}
+    places = engine.watch.places
+    taking = [m for m in engine.members() if m.role is not Role.REFUGE and places[m.target].state in (State.LIVE, State.SYNCED)]
     return {
         "journal": engine.spec.name,
         "epoch": str(engine.epoch),
         "set_durable": engine.set_durable,
-        "copies": len([m for m in engine.members() if m.role is not Role.REFUGE]),
+        "copies": len(taking),  # members whose volume is open: what is about to join counts nothing yet
         "wanted": engine.spec.copies,
         "refuge": engine.in_refuge,
         "commit_ms_p50": round(engine.commit_latencies.quantile(0.5) * 1e3, 1),
@@ -37,6 +40,6 @@ def engine_status(engine: JournalEngine) -> dict[str, object]:
                 "reason": place.reason,
                 **engine.ports[name].stats(),
             }
-            for name, place in engine.watch.places.items()
+            for name, place in places.items()
         ],
     }
