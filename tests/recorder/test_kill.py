@@ -72,6 +72,32 @@ def test_whenever_a_recorder_is_killed_what_it_reported_committed_is_there(tmp_p
     note(f"kill-9_{seed}", seed=seed, kills=KILLS, promises=sum(map(bool, promises)), frames=len(footage.numbers("cam0")))
 
 
+@pytest.mark.parametrize("hanging", ["ab", "a"])
+def test_nothing_is_reported_committed_before_every_target_has_answered(tmp_path: Path, hanging: str) -> None:
+    """Targets hang, cameras go on sending, then everything dies: what was not written, and not everywhere, was never promised."""
+    with small_farm(2) as farm:
+        site = Site(tmp_path, farm, journal={"fragment_s": 0.2, "lost_s": 60.0})
+        process = Process(site)
+        try:
+            with Watch(site, process) as watch:
+                watch.wait_for(lambda status: crash.synced(status) and crash.recording(status))
+                places = {str(site.folder / target) for target in hanging}
+                appenders = [pid for pid in process.workers() if crash.worker(pid)[0] == "appender" and crash.worker(pid)[1] in places]
+                for pid in appenders:
+                    os.kill(pid, signal.SIGSTOP)
+                hung_ns = crash.now_ns()
+                watch.wait_for(lambda status: all(stream["durable_age_s"] > 2.0 for stream in status["streams"]))
+                assert not crash.recording_until(watch.status, hung_ns)
+                for pid in [process.pid, *process.workers()]:
+                    os.kill(pid, signal.SIGKILL)
+                crash.wait_gone(appenders)
+        finally:
+            process.end(signal.SIGKILL)
+        for target in site.targets:
+            assert crash.holds(Footage.of(site.folder / target), watch.durable_ns) == []
+        crash.live_on(site, farm, [watch.durable_ns])
+
+
 def test_marks_that_were_reported_durable_survive(site: Site, farm: Farm) -> None:
     """A ledger record is as durable as footage is: `mark` returns when it is on disk, and a `kill -9` right then takes nothing."""
     random = Random("marks")

@@ -43,7 +43,7 @@ DEADLINES: Final[Mapping[Medium, Deadlines]] = {
     Medium.NETWORK: Deadlines(3.0, 10.0),
 }
 P99_FACTOR: Final = 8.0  # never condemn a target for less than this times its own usual p99
-EXCUSED_MAX: Final = 3.0  # beside the last one, pauses excuse a target only so long: a detector that is always late must still find a dead one
+EXCUSED_MAX: Final = 3.0  # all pauses but the last excuse a target only so long: a detector that is always late must find a dead one
 
 #: Errors of a write, a sync or a look that end a target's membership at once. ENOSPC is not here: retention comes first.
 HARD_ERRORS: Final = frozenset(
