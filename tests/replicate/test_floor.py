@@ -22,6 +22,15 @@ def test_a_floor_says_the_same_after_its_record() -> None:
     assert floors_of([name_record := floor.record()]) == {JOURNAL: Floor.of(name_record)}
 
 
+def test_floors_of_several_journals_are_kept_apart() -> None:
+    """One recorder writes them all: their volumes have the same numbers, and one catalog holds all their records."""
+    main, audit = Floor().raised([name(5)]), Floor().raised([name(2, journal="audit")])
+    records = [main.record(journal="main"), audit.record(journal="audit"), main.record("b", journal="main")]
+    assert len({record.id for record in records}) == 3
+    assert floors_of(records, "main") == {JOURNAL: main, "b": main}
+    assert floors_of(records, "audit") == {JOURNAL: audit}
+
+
 @given(st.lists(st.integers(0, 50)), st.lists(st.integers(0, 50)))
 def test_floors_only_grow_and_merge_in_any_order(a: list[int], b: list[int]) -> None:
     """Two sides that recorded apart agree on what has expired."""

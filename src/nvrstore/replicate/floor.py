@@ -48,9 +48,9 @@ class Floor:
         newest = sorted(gone, key=_term)[-WRITERS_MAX:]
         return Floor({writer: gone[writer] for writer in sorted(newest)})
 
-    def record(self, place: str = JOURNAL) -> Record:
-        """The ledger record of this floor: of a target, or of the whole journal."""
-        return Record(RecordKind.RETENTION_FLOOR, place, {"gone": dict(self.gone)})
+    def record(self, place: str = JOURNAL, *, journal: str = "") -> Record:
+        """The ledger record of this floor: of a target, or of the whole journal. Its id names the journal: one catalog holds many."""
+        return Record(RecordKind.RETENTION_FLOOR, f"{journal}/{place}" if journal else place, {"gone": dict(self.gone)})
 
     @classmethod
     def of(cls, record: Record) -> Floor:
@@ -60,12 +60,14 @@ class Floor:
         return cls({str(writer): number for writer, number in entries if isinstance(number, int) and number >= 0})
 
 
-def floors_of(records: Iterable[Record]) -> dict[str, Floor]:
-    """The floors among `records` by place, merged where a place occurs more than once."""
+def floors_of(records: Iterable[Record], journal: str = "") -> dict[str, Floor]:
+    """The floors among `records` by place, merged where one occurs more than once. `journal`: those of others are passed over."""
     floors: dict[str, Floor] = {}
     for record in records:
         if record.kind == RecordKind.RETENTION_FLOOR:
-            floors[record.id] = floors.get(record.id, Floor()).merged(Floor.of(record))
+            owner, _, place = record.id.rpartition("/")
+            if not (journal and owner) or owner == journal:
+                floors[place] = floors.get(place, Floor()).merged(Floor.of(record))
     return floors
 
 

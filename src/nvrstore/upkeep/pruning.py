@@ -73,7 +73,7 @@ class Pruning:
     def learn(self, journal: str, records: Iterable[Record]) -> None:
         """What earlier sessions wrote down: floors, and how far retention's own gaps reach."""
         everything = list(records)
-        for place, floor in floors_of(everything).items():
+        for place, floor in floors_of(everything, journal).items():
             self._floors[journal, place] = self._floors.get((journal, place), Floor()).merged(floor)
         for record in everything:
             if record.kind == RecordKind.GAP and record.id.startswith(RETENTION_GAP):
@@ -238,7 +238,7 @@ class Pruning:
         """Whether floors and gaps are durable: handed over all at once, they are in one batch."""
         host = self._host
         gaps = ledger_entries(plan.removals, self._gaps)
-        entries = [(journal, floor.record(place)) for (journal, place), floor in plan.floors.items()]
+        entries = [(journal, floor.record(place, journal=journal)) for (journal, place), floor in plan.floors.items()]
         for gap in gaps:
             journal = next(r.volume.name.journal for r in plan.removals if any(s.stream == gap.stream for s in r.volume.spans))
             entries.append((journal, gap.record()))
