@@ -19,8 +19,9 @@ from tests.support.prove import note, proving, seeds
 from tests.support.recorder import Process, Site, small_farm
 
 from nvrstore.farm import Farm
+from nvrstore.farm.oddities import Act
 from nvrstore.limits import MIB
-from nvrstore.model import RecordKind
+from nvrstore.model import NS_PER_S, Cause, RecordKind
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -126,6 +127,29 @@ def test_a_recorder_killed_again_and_again_in_its_first_second_finishes_recovery
     promises = [die_once(site, random, "recording")]
     promises += [die_once(site, random, "recovering") for _ in range(10 if proving() else 4)]
     crash.live_on(site, farm, promises)
+
+
+def test_gaps_that_were_open_when_a_recorder_died_end_where_footage_goes_on(site: Site, farm: Farm) -> None:
+    """A camera is away, two recorders die meanwhile, it comes back: every entry of the ledger has both its ends."""
+    promises = []
+    for _ in range(2):
+        process = Process(site)
+        try:
+            with Watch(site, process) as watch:
+                watch.wait_for(lambda status: status["streams"][0]["durable_ns"])
+                farm.act(Act("leave", streams=(1,)))
+                watch.wait_for(lambda status: status["streams"][1]["gap"] is not None)
+                opened_ns = crash.now_ns()
+                watch.wait_for(lambda status: status["streams"][0]["durable_ns"] > opened_ns + NS_PER_S)  # noqa: B023 - called before the next
+                crash.kill(process)
+                promises.append(dict(watch.durable_ns))
+        finally:
+            process.end(signal.SIGKILL)
+    assert [gap for gap in crash.ledger(site) if gap.end_ns is None and gap.stream == "cam1"]
+    farm.act(Act("come", streams=(1,)))
+    crash.live_on(site, farm, promises)
+    assert [gap for gap in crash.ledger(site) if gap.end_ns is None] == []
+    assert {gap.cause for gap in crash.ledger(site) if gap.stream == "cam1"} == {Cause.CAMERA, Cause.RECORDER}
 
 
 def test_a_recorder_killed_while_it_resyncs_a_target_that_returned_goes_on_where_it_was(tmp_path: Path) -> None:
