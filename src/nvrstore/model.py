@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -69,22 +69,27 @@ class TrackConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One access unit (video) or one audio frame, as it goes into `mdat`.
+
+    There are thousands a second: a named tuple is made in half a microsecond, a frozen dataclass in two.
 
     H.264 and H.265: NAL units with 4-byte lengths (ISO/IEC 14496-15), parameter sets in-band at every keyframe.
     `pts` and `dts` are unwrapped media time in ticks of the track's timescale, on the camera's clock.
     """
 
     media: Media
-    data: bytes = field(repr=False)
+    data: bytes
     pts: int
     dts: int
     keyframe: bool
     arrival_ns: int  # UTC
     arrival_s: float  # monotonic
     damaged: bool = False
+
+    def __repr__(self) -> str:
+        times = f"pts={self.pts}, dts={self.dts}, keyframe={self.keyframe}, damaged={self.damaged}"
+        return f"Sample({self.media}, {len(self.data)} bytes, {times})"
 
 
 class FragmentFlag(IntFlag):

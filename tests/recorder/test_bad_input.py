@@ -217,7 +217,6 @@ def bad_cameras(site: Site, good: str, locked: str, page: int, mute: int) -> lis
     return [{"id": name, "url": url, "silence_s": 2.0, **({"login": logins[name]} if name in logins else {})} for name, url in urls.items()]
 
 
-@pytest.mark.skip(reason="red since `auto` takes the lean engine: under repair")
 def test_cameras_that_cannot_be_recorded_are_told_apart_and_harm_nobody(tmp_path: Path) -> None:
     """Each with its state, sentence, hint and gap; the good one loses no frame; a login that was corrected is tried at once."""
     with small_farm(1) as farm, small_farm(1, auth="digest", password=PASSWORD) as guarded, web_page() as page, mute_server() as mute:
@@ -357,7 +356,6 @@ def test_files_that_are_no_volumes_are_told_and_keep_nobody_from_recording(place
     assert all(name.is_symlink() or name.exists() for name in names)  # nothing that is not ours was touched
 
 
-@pytest.mark.skip(reason="red since `auto` takes the lean engine: under repair")
 def test_identity_files_that_cannot_be_read_are_never_guessed(place: Path) -> None:
     """A journal of unknown identity is refused; a target of unknown identity is away, and gets no byte."""
     root = place.parent

@@ -128,11 +128,14 @@ def place_of(part: list[Any], whole: list[Any]) -> int | None:
 
 
 def complaints(path: Path, *, frames: int | None = None) -> str:
-    """What ffmpeg says while it decodes every track of a file; empty: nothing is wrong. `frames`: decode so many only."""
+    """What ffmpeg says while it decodes every track that holds anything; empty: nothing is wrong. `frames`: decode so many only."""
     # Times as they are: ffmpeg would otherwise round them to its guess of the frame rate, and complain about its own rounding.
     times = ["-vsync", "passthrough", "-enc_time_base", "-1"]
+    with av.open(str(path)) as container:
+        indices = sorted({packet.stream.index for packet in container.demux() if packet.size})
+    held = [word for index in indices for word in ("-map", f"0:{index}")]
     limit = [] if frames is None else ["-frames:v", str(frames)]
-    command = ["ffmpeg", "-v", "error", "-xerror", "-nostdin", "-i", str(path), "-map", "0", *times, *limit, "-f", "null", "-"]
+    command = ["ffmpeg", "-v", "error", "-xerror", "-nostdin", "-i", str(path), *held, *times, *limit, "-f", "null", "-"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
     return done.stderr + ("" if done.returncode == 0 else f"status {done.returncode}")
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from typing import Final
 
 from nvrstore.model import NS_PER_S, Sample
@@ -87,7 +86,7 @@ class CameraClock:
                 dts, reason = self._irregular(raw, delta, sample.arrival_s - self.arrival_s)
         self.dts, self._raw, self.arrival_s = dts, raw, sample.arrival_s
         if dts != raw:
-            sample = replace(sample, dts=dts, pts=sample.pts + self._shift)
+            sample = sample._replace(dts=dts, pts=sample.pts + self._shift)
         return sample, reason
 
     def _irregular(self, raw: int, delta: int, waited_s: float) -> tuple[int, RunReason | None]:

@@ -119,7 +119,7 @@ class _Track:
             return False
         first = self._held[0]
         dts = sample.dts - max(1, round(min(1.0, sample.arrival_s - before_s) * self.timescale))
-        self._held[0] = replace(first, dts=dts, pts=dts + max(0, sample.pts - sample.dts))
+        self._held[0] = first._replace(dts=dts, pts=dts + max(0, sample.pts - sample.dts))
         self._burst_ns = self._delay_ns(self._held[0])
         return True
 

@@ -139,12 +139,14 @@ def test_whole_access_units_that_are_lost_flag_the_next_one(codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", CODECS)
-def test_a_session_that_begins_in_the_middle_of_a_picture_says_so(codec: str) -> None:
-    """The first access unit is damaged if it is not there from its beginning on."""
-    for skipped in (0, 3):
+def test_a_session_that_begins_in_the_middle_of_a_picture_leaves_its_rest_out(codec: str) -> None:
+    """Nothing of it was ever owed: the first access unit is the first whole one."""
+    for skipped in (0, 3, 8):
         line, wire = Line(codec), Wire(codec)
-        line.feed(b"".join(wire.unit([nal(codec, FIRST, 9000), nal(codec, LATER, 50)], 0)[skipped:]))
-        assert [unit.damaged for unit in line.units] == [bool(skipped)]
+        line.feed(b"".join(wire.unit([nal(codec, FIRST, 9000), nal(codec, LATER, 50)], 7)[skipped:]))
+        line.feed(b"".join(wire.unit([nal(codec, FIRST, 9000), nal(codec, LATER, 50)], 3607)))
+        assert [unit.timestamp for unit in line.units] == ([3607] if skipped else [7, 3607])
+        assert not any(unit.damaged for unit in line.units)
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -176,6 +178,20 @@ def test_numbers_that_begin_anew_are_followed() -> None:
     for timestamp in (90_000, 93_600):
         line.feed(b"".join(wire.unit([nal("h264", FIRST, 9000)], timestamp)))
     assert [unit.damaged for unit in line.units] == [True, False, False]
+
+
+def test_a_clock_that_begins_anew_behind_a_hole_is_a_restart_and_no_loss() -> None:
+    """Servers that rewind for another client skip a number: what plainly begins there is whole."""
+    line, wire = Line(), Wire()
+    for timestamp in (180_000, 183_600):
+        line.feed(b"".join(wire.unit([nal("h264", FIRST, 5000)], timestamp)))
+    wire.seq += 1
+    for timestamp in (7, 3607):
+        line.feed(b"".join(wire.unit([nal("h264", FIRST, 5000)], timestamp)))
+    assert [unit.damaged for unit in line.units] == [False] * 4
+    wire.seq += 1
+    line.feed(b"".join(wire.unit([nal("h264", FIRST, 5000)], 7)))
+    assert line.units[-1].damaged
 
 
 def test_another_source_is_taken_when_two_of_its_packets_follow_each_other() -> None:
@@ -303,7 +319,7 @@ def test_camera_17_too_many_nal_units_are_bounded(monkeypatch: pytest.MonkeyPatc
     """A picture of a million pieces is none: it is dropped, and the next sample says that something is missing."""
     monkeypatch.setattr(hot, "PARTS_MAX", 1000)
     line, wire = Line(), Wire()
-    line.feed(b"".join(wire.packets([aggregate("h264", [b"\x41\x1a"] * 300)] * 10, 0, marker=False)))
+    line.feed(b"".join(wire.packets([aggregate("h264", [b"\x41\x9a"] * 300)] * 10, 0, marker=False)))
     line.feed(b"".join(wire.unit([nal("h264", FIRST, 100)], 3600)))
     line.feed(b"".join(wire.unit([nal("h264", FIRST, 100)], 7200)))
     assert [unit.damaged for unit in line.units if unit.timestamp >= 3600] == [True, False] or line.units[0].damaged

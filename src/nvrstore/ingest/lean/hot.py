@@ -26,6 +26,7 @@ from nvrstore.limits import SAMPLE_BYTES_MAX
 from nvrstore.media.nal import has_recovery_point
 
 ENDLESS: Final = 8  # so many access units in a row without an end bit: this camera never sets it
+RESTART_TICKS: Final = 45_000  # half a second back: further than pictures are reordered
 PARTS_MAX: Final = 65_536  # of one access unit: tiny packets cost more than their bytes
 RUN_MAX: Final = 64  # packets taken out at once
 RECOVERY: Final = 1 << 63  # beside the NAL unit types in `kinds`: an SEI says that decoding can begin here
@@ -62,7 +63,7 @@ class UnitReader:
     shift: int  # NAL unit type = first byte >> shift & mask
     mask: int
     fragment: int  # type of fragmentation units
-    whole: int  # types below this one are NAL units as they are
+    whole: int  # types below this one are NAL units as they are; this one is an aggregate of several
     header: int  # bytes of a NAL unit's header; a fragment has one more
     sei: int
     beginnings: frozenset[int]  # types that stand only in front of a picture
@@ -86,6 +87,7 @@ class UnitReader:
         self._open = -1  # where in `_parts` the header of an unfinished fragmented NAL unit stands
         self._open_from = 0  # and how many bytes there were before it
         self._ended = -1  # timestamp of the last access unit, if a marker bit ended it
+        self._joined = -1  # timestamp of a picture in the middle of which the session began
         self._marks = False  # whether markers were seen at all
         self._marker_lies = False
         self._endless = 0  # access units in a row in which a fragmented NAL unit had no end
@@ -127,6 +129,9 @@ class UnitReader:
                     self._end(False)
                 self._timestamp = timestamp
             if not parts:
+                if timestamp == self._joined:
+                    at = following  # the rest of a picture that had begun before the session
+                    continue
                 self._since = (self.arrival_ns, self.arrival_s)
                 if timestamp == self._ended and not self._damaged:
                     self._again(buffer, start, stop)
@@ -244,8 +249,13 @@ class UnitReader:
         """Packets are missing in front of this one, or it is the first of all."""
         if self._open >= 0:
             self._close()
-        if not self._parts:  # what is missing may be the beginning of this access unit
-            self._damaged = self._timestamp >= 0 or not self._begins(buffer, start, stop)
+        if self._timestamp < 0:
+            if not self._begins(buffer, start, stop):
+                self._joined = timestamp
+            return
+        if not self._parts:  # what is missing may be the beginning of this access unit, unless everything begins anew with it
+            back = self._timestamp - timestamp & 0xFFFF_FFFF
+            self._damaged = not RESTART_TICKS < back < 1 << 31 or not self._begins(buffer, start, stop)
             return
         self._damaged = True
         if timestamp != self._timestamp:
@@ -264,8 +274,9 @@ class UnitReader:
 
     def _begins(self, buffer: bytearray, start: int, stop: int) -> bool:
         """Whether an access unit plainly begins with this payload."""
-        kind = buffer[start] >> self.shift & self.mask
-        return kind in self.beginnings or self._slice_at(buffer, start, stop) == 0
+        if buffer[start] >> self.shift & self.mask == self.whole and stop - start > self.header + 2:
+            start += self.header + 2  # an aggregate: its first NAL unit tells
+        return buffer[start] >> self.shift & self.mask in self.beginnings or self._slice_at(buffer, start, stop) == 0
 
     def _slice_at(self, buffer: bytearray, start: int, stop: int) -> int | None:
         """0: the first slice of a picture; 1: a later one; None: no beginning of a slice (H.264 7.3.3, H.265 7.3.6.1: the first bit)."""

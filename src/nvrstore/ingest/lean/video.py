@@ -65,8 +65,6 @@ class Pictures:
         self._times = _DecodeTimes()
         self._held: list[_Picture] = []
         self._report: SenderReport | None = None
-        if self._units.sets.complete:
-            self._configure()
 
     def unit(self, data: bytes, kinds: int, timestamp: int, damaged: bool, arrival_ns: int, arrival_s: float) -> None:
         """The next access unit, in decode order."""
@@ -85,10 +83,12 @@ class Pictures:
                 self._damaged |= damaged
                 return
             data, keyframe = unit
-            if units.sets is not self._sets:
+            if units.sets is not self._sets and self._config is not None:
                 self._configure()
         if self._config is None:
-            return  # nothing can be decoded yet: the parameter sets are still to come
+            self._configure()
+            if self._config is None:
+                return  # nothing can be decoded yet: the parameter sets are still to come
         if len(data) > SAMPLE_BYTES_MAX:
             self._damaged = True
             return
