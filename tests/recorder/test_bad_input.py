@@ -443,5 +443,9 @@ def test_a_hung_target_hangs_no_command(recorded: Path, tmp_path: Path) -> None:
         ran = nvrstore("record", config, "--seconds", "3", "--json")
         assert ran.status == 0
         events = [json.loads(line) for line in ran.out.splitlines()]
-        assert any(e["event"] == "SetChanged" and [m["target"] for m in e["members"]] == ["b"] for e in events)
-    assert take_account(tmp_path / "b", JOURNAL).damage == ()
+        opened = {e["gap"]["id"] for e in events if e["event"] == "GapOpened"}
+        assert [(e["target"], e["after"]) for e in events if e["event"] == "TargetChanged"][-1] == ("b", "joining")  # alone
+    account = take_account(tmp_path / "b", JOURNAL)
+    assert account.damage == ()
+    assert opened
+    assert opened <= {record.id for record in account.records if record.kind == RecordKind.GAP}  # that no camera answered: there

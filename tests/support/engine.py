@@ -173,9 +173,9 @@ class Rig:
         for camera in self._cameras.values():
             camera.flush(self)
         for _ in range(round(seconds / 0.05)):
+            self.engine.stop()
             if self.engine.idle:
                 return
-            self.engine.stop()
             self.run(0.05, record=False)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from nvrstore.errors import (
 )
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.lean import LeanEngine, LeanSource
+from nvrstore.ingest.lean.connection import LEAVE_S
 from nvrstore.limits import STOP_S
 from nvrstore.media.nal import split_lengths
 
@@ -88,6 +89,46 @@ def test_a_camera_that_falls_silent_while_playing_is_given_up() -> None:
         assert isinstance(error, SourceSilentError)
         assert "no picture" in error.message
         assert len(ear.of()) == 30
+
+
+def stand_still(source: LeanSource, camera: Camera, seconds: float) -> None:
+    """The loop's thread does nothing for so long, while thirty more pictures come."""
+    stands, goes_on = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        stands.set()
+        goes_on.wait(30)
+
+    loop = source._loop
+    assert loop is not None
+    assert loop.call(stand)
+    assert stands.wait(30)
+    camera.peers[-1].play(30)
+    threading.Event().wait(seconds)
+    goes_on.set()
+
+
+def test_a_machine_that_stood_still_takes_no_camera_for_silent() -> None:
+    """What came meanwhile lies in the socket: it is read before the clock is believed."""
+    with Camera() as camera, session(camera.url, timeout_s=0.5) as (source, ear):
+        ear.hear(30)
+        stand_still(source, camera, 0.6)
+        ear.hear(60)
+        assert whole(ear)
+        source.stop()
+        assert isinstance(ear.end(), SourceEndedError)
+
+
+def test_what_came_before_the_end_is_recorded_however_late_it_is_read() -> None:
+    """A machine under load may come to it only when the time for leaving is over."""
+    with Camera(answers={"TEARDOWN": None}) as camera, session(camera.url) as (source, ear):
+        ear.hear(30)
+        source.stop()
+        camera.wait(lambda: camera.asked("TEARDOWN"))
+        stand_still(source, camera, LEAVE_S + 0.1)
+        assert source.join(STOP_S)
+        assert len(ear.of()) == 60
+        assert whole(ear)
 
 
 # --- an old session on a new connection (24)

@@ -30,6 +30,7 @@ from nvrstore.telemetry import get_logger
 
 LEAVE_S: Final = 0.5  # for a TEARDOWN to be answered
 PROMPT_S: Final = 1.0  # packets are read when they come, at first: their arrival tells the timeline where they belong
+READS_MAX: Final = 16  # of up to BUFFER_BYTES, when a session that is being left ends: more than a kernel keeps
 REPORT_S: Final = 5.0  # between receiver reports (RFC 3550 6.2)
 OUT_BYTES_MAX: Final = 65_536
 
@@ -166,26 +167,26 @@ class Connection:
 
     # --- reading
 
-    def readable(self, buffer: bytearray, view: memoryview) -> None:
-        """Read what has come, once; more of it makes the socket readable again."""
+    def readable(self, buffer: bytearray, view: memoryview) -> bool:
+        """Read what has come, once; more of it makes the socket readable again. Whether anything had come."""
         if not self._connected:
             self.writable()
-            return
+            return False
         if self._tls is not None and not self._secured:
             self._shake_hands()
-            return
+            return False
         rest = len(self._rest)
         buffer[:rest] = self._rest
         try:
             count = self.sock.recv_into(view[rest:]) if self._tls is None else self._decrypted(self._tls, view[rest:])
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return
+            return False
         except OSError as error:
             self._broken(error)
-            return
+            return False
         if not count:
             self._finish(self._leaving or self._hung_up())
-            return
+            return False
         arrival_ns, now_s = self._clock.utc_ns(), self._clock.monotonic_s()
         for track, reports, _ in self.tracks:
             track.arrival_ns, track.arrival_s, reports.arrival_s = arrival_ns, now_s, now_s
@@ -199,9 +200,10 @@ class Connection:
         else:
             self._rest = bytes(view[used:end]) if used < end else b""
             if len(self._rest) < BUFFER_BYTES // 2:
-                return
+                return True
             silent = SourceSilentError(f"{self.client.where}: connected, and no sensible answer (a message that does not end)")
         self._finish(silent)
+        return False
 
     def _decrypted(self, tls: ssl.SSLSocket, view: memoryview) -> int:
         """As `recv_into`, of all records that are there: those that OpenSSL holds make no socket readable."""
@@ -271,10 +273,9 @@ class Connection:
 
     def due(self, now_s: float) -> None:
         """What is due by the clock."""
-        if now_s >= self._deadline_s:
+        if now_s >= self._deadline_s and not self._heard():
             self._timed_out()
-            return
-        if not self._playing or self._leaving is not None:
+        if self._ended or not self._playing or self._leaving is not None:
             return
         if not self._patient and now_s >= self._patient_s:
             self._patient = True
@@ -295,7 +296,23 @@ class Connection:
             self._out += data
             self._flush()
 
+    def _heard(self) -> bool:
+        """Look into the socket before silence is declared: where this machine stood still, what came meanwhile lies there.
+
+        A session that is being left is read to its end instead: that is all there will be of it.
+        """
+        if not self._connected or (self._secure is not None and not self._secured):
+            return False
+        heard = self._loop.read(self)
+        for _ in range(READS_MAX if self._leaving is not None else 0):
+            if not heard:
+                break
+            heard = self._loop.read(self)
+        return heard and self._leaving is None
+
     def _timed_out(self) -> None:
+        if self._ended:
+            return
         where, timeout_s = self.client.where, self._request.timeout_s
         if self._leaving is not None:
             self._finish(self._leaving)

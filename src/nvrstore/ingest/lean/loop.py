@@ -41,8 +41,8 @@ class Handler(Protocol):
 
     sock: socket.socket
 
-    def readable(self, buffer: bytearray, view: memoryview) -> None:
-        """There is something to read, or an error."""
+    def readable(self, buffer: bytearray, view: memoryview) -> bool:
+        """There may be something to read, or an error. Whether anything was read."""
 
     def writable(self) -> None:
         """The socket is connected, or takes more."""
@@ -143,6 +143,10 @@ class Loop:
             handler.broke(error)
 
     # --- for handlers
+
+    def read(self, handler: Handler) -> bool:
+        """Read now what has come, without waiting for a turn. Whether anything was read."""
+        return handler.readable(self._buffer, self._view)
 
     def add(self, handler: Handler) -> None:
         """Watch a socket that is being connected."""
