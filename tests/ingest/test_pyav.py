@@ -26,6 +26,7 @@ from nvrstore.farm import Farm, FarmConfig
 from nvrstore.farm.oddities import Act
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.group import Ingest
+from nvrstore.ingest.heap import give_back
 from nvrstore.ingest.pyav import PyavEngine, PyavSource
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import SAMPLE_BYTES_MAX, STOP_S
@@ -361,3 +362,23 @@ def test_keyframes_that_come_whole_are_not_kept_waiting() -> None:
         feed.push(packet, 0, 0.0)
         out.append(len(ear.of()))
     assert out == [0, 1, 2, 4, 5, 6, 7, 8]
+
+
+# --- memory
+
+
+def test_memory_that_opening_took_is_given_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A while after the last camera was opened, and not again until another one is."""
+    given: list[float] = []
+    monkeypatch.setattr("nvrstore.ingest.pyav.OPENING_S", 0.2)
+    monkeypatch.setattr("nvrstore.ingest.pyav.give_back", lambda: given.append(SYSTEM_CLOCK.monotonic_s()))
+    with Farm(SMALL) as farm, session(farm.url(0)) as (_, ear):
+        ear.hear(60)
+        assert len(given) == 1
+
+
+def test_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """glibc can; where it cannot, nothing happens."""
+    assert give_back()
+    monkeypatch.setattr("ctypes.CDLL", lambda name: object())
+    assert not give_back()

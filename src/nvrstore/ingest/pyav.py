@@ -33,12 +33,14 @@ from nvrstore.errors import SourceEndedError, SourceError, SourceNotVideoError, 
 from nvrstore.ingest.audio import AudioFeed
 from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest, resolved
 from nvrstore.ingest.errors import opening_failed, reading_failed
+from nvrstore.ingest.heap import give_back
 from nvrstore.ingest.unblock import shut_down_awaited
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import PACKET_WAIT_S, PACKETS_WAITING_MAX, STOP_S
 from nvrstore.media.init import STORED_VIDEO
 from nvrstore.telemetry import get_logger
 
+OPENING_S: Final = 5.0  # without another camera being opened: then what opening took is given back
 _WAKE_S: Final = 0.02  # `join` looks again after this: libav waits in slices of 0.1 s, and may be between two of them
 _RTSP: Final = ("rtsp://", "rtsps://")
 _PACED: Final = ("file:", "http:", "https:")
@@ -64,6 +66,7 @@ class PyavEngine:
         self._wake = threading.Event()
         self._sources = 0
         self._warned = False  # about UDP
+        self._opened_s: float | None = None  # when the last camera was opened, until that memory was given back
         self._thread: threading.Thread | None = None
 
     def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> PyavSource:
@@ -89,6 +92,10 @@ class PyavEngine:
                 hint = f"sysctl net.core.rmem_max={_UDP_BUFFER_BYTES}"
                 _log.warning("udp.buffer_small", allowed_bytes=allowed, wanted_bytes=_UDP_BUFFER_BYTES, hint=hint)
 
+    def opened(self, now_s: float) -> None:
+        """A camera was opened, which takes much more memory than recording it."""
+        self._opened_s = now_s
+
     def wake(self) -> None:
         """Something in the queue should not wait."""
         self._wake.set()
@@ -109,6 +116,9 @@ class PyavEngine:
                 source, packet, arrival_ns, arrival_s = queue.popleft()
                 if packet is not None:
                     source.take(packet, arrival_ns, arrival_s)
+                    if self._opened_s is not None and arrival_s - self._opened_s > OPENING_S:
+                        self._opened_s = None
+                        give_back()
                     continue
                 source.over()
                 with self._lock:
@@ -226,6 +236,7 @@ class PyavSource:
             return error or _stopped()
         try:
             self._prepare(container, endpoint.url)
+            self._engine.opened(self._clock.monotonic_s())
             found = self._read(container, self._pacer(container, endpoint.url))
         finally:
             container.close()
