@@ -1,13 +1,17 @@
-"""How many cameras does one machine record to two targets, and what does it cost beside one ffmpeg process per camera?
+"""How many cameras does one machine record to two targets, and what does it cost beside one process per camera?
 
-Run: python benchmarks/bench_streams.py --streams 50,150 --peer ffmpeg
+Run: python benchmarks/bench_streams.py --streams 50,150 --engine lean,pyav --peer ffmpeg,ffmpeg-one-copy,gstreamer
+     python benchmarks/bench_streams.py --streams 300,600 --engine lean --peer none
+     python benchmarks/bench_streams.py --streams 1000 --engine lean --peer none --bitrate 1M
 
-Question: CPU and memory per stream of the recorder (two copies, every promise on) against `ffmpeg -f tee` (two copies).
-Method:   the farm (a process of its own) sends N cameras over RTSP/TCP; the recorder, then the peer, records all of them
-          for `--seconds` after everybody has connected. CPU is that of the whole process tree (user + system); beside it that of the
-          whole machine minus the farm, since write-back runs in kernel threads. Memory is PSS of the tree at the end.
+Question: CPU and memory per stream of the recorder (two copies, every promise on) against one process per camera:
+          `ffmpeg -f tee` (two copies), `ffmpeg` (one copy), GStreamer's `splitmuxsink` (one copy). Ratios are to the first peer.
+Method:   the farm (a process of its own) sends N cameras over RTSP/TCP; each recorder in turn records all of them
+          for `--seconds`, beginning SETTLE_S after everybody has connected. CPU is that of the whole process tree
+          (user + system); beside it that of the whole machine minus the farm, since write-back runs in kernel threads.
+          Memory is PSS of the tree at the end.
           Before a figure counts, the recording is verified: of our archive every frame of every camera that was sent between
-          the first and the last one recorded, intact, once, on both copies; of ffmpeg's files the number of frames.
+          the first and the last one recorded, intact, once, on both copies; of the peers' files the number of frames.
 Reports:  a table, and with --json one JSON object per line: {bench, host, unit, value, peer, ratio, ...}.
 """
 
@@ -31,6 +35,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
+SETTLE_S = 6.0  # what connecting costs is another question
+PEERS = ("ffmpeg", "ffmpeg-one-copy", "gstreamer")
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,7 @@ def farm_of(streams: int, bitrate: str) -> Iterator[Farm]:
 
 def measure(pid: int, farm: Farm, seconds: float) -> tuple[float, float, float]:
     """CPU seconds of the tree, of the machine without the farm, and PSS in MB at the end."""
+    time.sleep(SETTLE_S)
     begin, machine, farming = cpu_s(tree(pid)), machine_s(), cpu_s([farm.process.pid])
     time.sleep(seconds)
     pids = tree(pid)
@@ -228,30 +235,51 @@ def recorder_config(folder: Path, port: int, n: int, engine: str) -> dict[str, A
 # --- the peers
 
 
-def run_ffmpeg(n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
-    """One `ffmpeg -f tee` process per camera, two copies, fragmented MP4 in segments of 10 s."""
-    for name in "ab":
-        (folder / name).mkdir()
+def command_of(peer: str, url: str, folder: Path, i: int) -> str:
+    """One process for one camera: fragmented MP4 in segments of 10 s."""
+    options = "-v error -nostdin -rtsp_transport tcp -probesize 500000 -analyzeduration 0"
+    segment = "segment_time=10:segment_format=mp4:segment_format_options=movflags=frag_keyframe+empty_moov"
+    match peer:
+        case "ffmpeg":
+            outputs = "|".join(f"[f=segment:{segment}]{folder}/{name}/{i}-%03d.mp4" for name in "ab")
+            return f"ffmpeg {options} -i {url} -c copy -map 0 -f tee '{outputs}'"
+        case "ffmpeg-one-copy":
+            one = "-segment_time 10 -segment_format mp4 -segment_format_options movflags=frag_keyframe+empty_moov"
+            return f"ffmpeg {options} -i {url} -c copy -map 0 -f segment {one} {folder}/a/{i}-%03d.mp4"
+        case _:
+            source = f"rtspsrc location={url} protocols=tcp latency=200 ! rtph264depay ! h264parse"
+            muxer = "muxer-factory=mp4mux muxer-properties=properties,fragment-duration=1000"
+            return f"gst-launch-1.0 -q -e {source} ! splitmuxsink location={folder}/a/{i}-%03d.mp4 max-size-time=10000000000 {muxer}"
+
+
+NAMES = {"ffmpeg": "ffmpeg -f tee", "ffmpeg-one-copy": "ffmpeg, one copy", "gstreamer": "splitmuxsink, one copy"}
+
+
+def run_peer(peer: str, n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
+    """One process per camera."""
+    copies = [folder / name for name in ("ab" if peer == "ffmpeg" else "a")]
+    for copy in copies:
+        copy.mkdir()
     script = Path(tempfile.mkstemp(suffix=".sh", dir=folder)[1])
-    segment = "f=segment:segment_time=10:segment_format=mp4:segment_format_options=movflags=frag_keyframe+empty_moov"
     lines = []
     for i in range(n):
-        outputs = "|".join(f"[{segment}]{folder}/{name}/{i}-%03d.mp4" for name in "ab")
-        options = "-v error -nostdin -rtsp_transport tcp -probesize 500000 -analyzeduration 0"
-        lines.append(f"ffmpeg {options} -i {farm.url(i)} -c copy -map 0 -f tee '{outputs}' &")
+        lines.append(command_of(peer, farm.url(i), folder, i) + " &")
         if i % 5 == 4:
             lines.append("sleep 0.1")
-    script.write_text("\n".join([*lines, "trap 'kill -TERM $(jobs -p); wait; exit' TERM", "wait", ""]))
+    # An interrupt is what all of them take for the end of the recording; a shell's background jobs would ignore it.
+    script.write_text("\n".join(["set -m", *lines, "trap 'kill -INT $(jobs -p); wait; exit' TERM", "wait", ""]))
     start = time.monotonic()
     shell = subprocess.Popen(["bash", str(script)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while len(list((folder / "a").glob("*-000.mp4"))) < n and time.monotonic() - start < 120:
+        while len(list((folder / "a").glob("*-*0.mp4"))) < n and time.monotonic() - start < 120:
             time.sleep(0.1)
         connected_s = time.monotonic() - start
-        time.sleep(3)
         used, machine, memory = measure(shell.pid, farm, seconds)
         sent = farm.ask("stop")
         time.sleep(1)
+        if peer != "gstreamer":
+            farm.close()  # ffmpeg waits for the camera before it hears a signal, and ends in order when the camera goes
+            shell.wait(60)
     finally:
         shell.send_signal(signal.SIGTERM)
         try:
@@ -262,9 +290,9 @@ def run_ffmpeg(n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
             shell.wait()
     from benchmarks.verify import verify_files
 
-    lost, frames, problem = verify_files(folder / "a", folder / "b", n, sent)
+    lost, frames, problem = verify_files(copies, n, sent)
     return Figures(
-        "ffmpeg -f tee",
+        NAMES[peer],
         n,
         used / seconds / n * 1e3,
         machine / seconds / n * 1e3,
@@ -272,7 +300,7 @@ def run_ffmpeg(n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
         connected_s,
         frames,
         lost,
-        problem or "number of frames, both copies",
+        problem or f"number of frames, {len(copies)} copies",
     )
 
 
@@ -288,8 +316,8 @@ def prepare(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default="50,150")
-    parser.add_argument("--peer", default="ffmpeg", choices=["ffmpeg", "none"])
-    parser.add_argument("--engine", default="pyav")
+    parser.add_argument("--peer", default="ffmpeg", help=f"of {', '.join(PEERS)}, or none; several with commas")
+    parser.add_argument("--engine", default="pyav", help="pyav, lean; several with commas")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--bitrate", default="4M")
     parser.add_argument("--dir", type=Path, default=None)
@@ -303,15 +331,16 @@ def main() -> int:
     threading.stack_size(0)
     results: list[Figures] = []
     for n in (int(part) for part in args.streams.split(",")):
-        for who in ("ours", *((args.peer,) if args.peer != "none" else ())):
+        peers = [peer for peer in args.peer.split(",") if peer != "none"]
+        for who in (*args.engine.split(","), *peers):
             folder = Path(tempfile.mkdtemp(prefix="nvrstore-bench-", dir=args.dir))
             try:
                 with farm_of(n, args.bitrate) as farm:
-                    if who == "ours":
-                        prepare(folder)
-                        results.append(run_ours(n, farm, folder, args.seconds, args.engine))
+                    if who in PEERS:
+                        results.append(run_peer(who, n, farm, folder, args.seconds))
                     else:
-                        results.append(run_ffmpeg(n, farm, folder, args.seconds))
+                        prepare(folder)
+                        results.append(run_ours(n, farm, folder, args.seconds, who))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
@@ -320,9 +349,9 @@ def main() -> int:
 
 
 def report(results: list[Figures], *, as_json: bool) -> None:
-    peers = {f.streams: f for f in results if not f.recorder.startswith("nvrstore")}
+    peers = {f.streams: f for f in reversed(results) if not f.recorder.startswith("nvrstore")}
     if not as_json:
-        print(f"{'recorder':<16}{'N':>5}{'CPU ms/s':>10}{'machine':>10}{'PSS MB':>9}{'lost':>7}  ratio CPU, machine, memory; verified")
+        print(f"{'recorder':<24}{'N':>5}{'CPU ms/s':>10}{'machine':>10}{'PSS MB':>9}{'lost':>7}  ratio CPU, machine, memory; verified")
     for f in results:
         peer = peers.get(f.streams)
         ratios = [
@@ -336,7 +365,7 @@ def report(results: list[Figures], *, as_json: bool) -> None:
             print(json.dumps({**line, "peer": peer.recorder if peer else None, "ratio": ratios[0] if ratios else None, **asdict(f)}))
         else:
             print(
-                f"{f.recorder:<16}{f.streams:>5}{f.cpu_ms_per_stream_s:>10.2f}{f.machine_ms_per_stream_s:>10.2f}{f.pss_mb:>9.0f}"
+                f"{f.recorder:<24}{f.streams:>5}{f.cpu_ms_per_stream_s:>10.2f}{f.machine_ms_per_stream_s:>10.2f}{f.pss_mb:>9.0f}"
                 f"{f.frames_lost:>7}  {' '.join(str(r) for r in ratios)}  {f.verified}"
             )
 

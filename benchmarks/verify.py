@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ def verify_archive(folder: Path, sent: Mapping[str, Any]) -> tuple[int, int, str
     return lost, frames, "; ".join(problems[:3])
 
 
-def verify_files(a: Path, b: Path, streams: int, sent: Mapping[str, Any]) -> tuple[int, int, str]:
-    """The same by counting: frames in both copies of every camera, against what was sent since the first one."""
+def verify_files(copies: Sequence[Path], streams: int, sent: Mapping[str, Any]) -> tuple[int, int, str]:
+    """The same by counting: frames in all copies of every camera, against what was sent since the first one."""
     lost = frames = 0
     problem = ""
     for i in range(streams):
         counts = []
-        for folder in (a, b):
+        for folder in copies:
             count = 0
             for path in sorted(folder.glob(f"{i}-*.mp4")):
                 try:
