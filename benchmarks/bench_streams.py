@@ -194,10 +194,13 @@ def run_ours(n: int, farm: Farm, folder: Path, seconds: float, engine: str) -> F
 
 def child(folder: Path, port: int, n: int, engine: str) -> None:
     """The recording process: JSON lines to its parent, `stop` on standard input ends it."""
+    import logging
+
     import anyio
 
     import nvrstore
 
+    logging.basicConfig(level=logging.WARNING)
     config = nvrstore.Config.parse(recorder_config(folder, port, n, engine))
 
     async def main() -> None:

@@ -31,7 +31,10 @@ def verify_archive(folder: Path, sent: Mapping[str, Any]) -> tuple[int, int, str
         wanted = {number for number in numbers if number >= begin}
         there = {number for piece in report.ranges for number in range(piece.first, piece.last + 1)}
         frames += len(wanted)
-        lost += len(wanted - there)
+        missing = sorted(wanted - there)
+        lost += len(missing)
+        if missing:
+            problems.append(f"{stream} lacks {len(missing)} of {begin} to {ranges[-1][1]}: {missing[:5]}")
         if report.duplicated or report.damaged:
             problems.append(f"{stream}: {len(report.duplicated)} frames twice, {len(report.damaged)} damaged")
     return lost, frames, "; ".join(problems[:3])

@@ -19,7 +19,7 @@ import pytest
 from tests.support.encoded import Encoded, encode_audio, encode_video
 from tests.support.ingest import Book, Ear, recording
 
-from nvrstore.clock import SYSTEM_CLOCK
+from nvrstore.clock import SYSTEM_CLOCK, ManualClock
 from nvrstore.config import StreamConfig
 from nvrstore.errors import SourceEndedError, SourceNotVideoError
 from nvrstore.farm import Farm, FarmConfig
@@ -27,9 +27,9 @@ from nvrstore.farm.oddities import Act
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.heap import give_back
-from nvrstore.ingest.pyav import PyavEngine, PyavSource
+from nvrstore.ingest.pyav import OPEN_WAITS_MAX, OPENS_PER_S, PyavEngine, PyavSource
 from nvrstore.ingest.video import VideoFeed
-from nvrstore.limits import SAMPLE_BYTES_MAX, STOP_S
+from nvrstore.limits import PACKETS_WAITING_MAX, SAMPLE_BYTES_MAX, STOP_S
 from nvrstore.media.nal import join_annexb, join_lengths, split_annexb, split_lengths
 from nvrstore.model import Media
 
@@ -362,6 +362,52 @@ def test_keyframes_that_come_whole_are_not_kept_waiting() -> None:
         feed.push(packet, 0, 0.0)
         out.append(len(ear.of()))
     assert out == [0, 1, 2, 4, 5, 6, 7, 8]
+
+
+# --- more than can be handled
+
+
+def test_readers_stand_still_while_too_much_waits_and_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One handler for all: when it falls behind, cameras wait, and it works off what there is."""
+    monkeypatch.setattr("nvrstore.ingest.pyav.PACKETS_WAITING_MAX", 16)
+    stands = threading.Event()
+    waiting: list[int] = []
+    take, wait_room = PyavSource.take, PyavEngine.wait_room
+
+    def slow(source: PyavSource, *packet: Any) -> None:
+        stands.wait(10)
+        take(source, *packet)
+
+    def counted(engine: PyavEngine, stopping: threading.Event) -> None:
+        waiting.append(len(engine.queue))
+        stands.set()
+        wait_room(engine, stopping)
+
+    monkeypatch.setattr(PyavSource, "take", slow)
+    monkeypatch.setattr(PyavEngine, "wait_room", counted)
+    with Farm(SMALL) as farm, session(farm.url(0)) as (source, ear):
+        ear.hear(100)
+        assert source.heard_until_s > 0
+        (sent,) = farm.stop_sending()
+    assert waiting
+    assert max(waiting) <= 17
+    assert len(ear.of()) == sent.count
+
+
+def test_cameras_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many per second, and none while much waits, within bounds; a source that is told to end waits no longer."""
+    engine, stopping, clock = PyavEngine(), threading.Event(), ManualClock()
+    waits: list[float] = []
+    monkeypatch.setattr(stopping, "wait", lambda seconds: waits.append(round(seconds * OPENS_PER_S, 3)))
+    for _ in range(3):
+        engine.wait_turn(clock, stopping)
+    assert waits == [0, 1, 2]
+    engine.queue.extend([(None, None, 0, 0.0)] * PACKETS_WAITING_MAX)  # type: ignore[list-item]
+    engine.wait_turn(clock, stopping)
+    assert len(waits) == 4 + OPEN_WAITS_MAX
+    stopping.set()
+    monkeypatch.undo()
+    engine.wait_turn(clock, stopping)
 
 
 # --- memory

@@ -151,6 +151,41 @@ def test_a_camera_that_is_connected_and_silent_is_given_up() -> None:
     stage.supervisor.stop()
 
 
+def test_a_camera_is_not_silent_while_what_it_sent_waits_here() -> None:
+    """A machine that is behind knows only what the camera did up to then."""
+    stage = Stage(silence_s=5.0)
+    stage.connect()
+    stage.run(3, frames=True)
+    stage.source.heard_until_s = stage.clock.monotonic_s() + 4
+    stage.run(8)
+    assert not stage.source.stops
+    stage.source.heard_until_s += 2
+    stage.run(0.4)
+    assert stage.source.stops
+    stage.supervisor.stop()
+
+
+def test_a_machine_that_stood_still_takes_no_camera_for_silent() -> None:
+    """Stopped, suspended, moved: for as long as it stood, nobody listened. Afterwards silence counts again."""
+    clock, puppets = ManualClock(), Puppets()
+    ingest = Ingest(7, clock=clock, engines=puppets.engines())
+    ingest._thread = threading.current_thread()  # the test plays the ingest thread
+    ingest.add(StreamConfig(id="gate", url="rtsp://10.0.0.5/main", silence_s=5.0), Book())
+    ingest._tick()
+    puppets.last.receiver.on_track(VIDEO_CONFIG)
+    puppets.last.receiver.on_sample(Sample(Media.VIDEO, b"picture", 0, 0, True, clock.utc_ns(), clock.monotonic_s()))
+    clock.advance(600)
+    for _ in range(24):
+        ingest._tick()
+        assert not puppets.last.stops
+        clock.advance(0.2)
+    clock.advance(0.5)
+    ingest._tick()
+    assert puppets.last.stops
+    ingest._thread = None
+    ingest.stop()
+
+
 def test_a_camera_that_never_sends_a_picture_is_given_up() -> None:
     """Connecting takes several answers, each of which may be late; then it ends."""
     stage = Stage(silence_s=2.0)
@@ -186,6 +221,22 @@ def test_a_source_that_is_stuck_is_left_behind_and_not_heard_any_more() -> None:
     assert stage.supervisor.status().stuck == 0
     assert stage.supervisor.stop()
     stage.book.check()
+
+
+def test_a_source_that_only_hands_on_what_it_read_is_not_left_behind() -> None:
+    """However long that takes: it is footage."""
+    stage = Stage(silence_s=2.0)
+    stage.puppets.stuck = True
+    stage.connect()
+    stage.run(1, frames=True)
+    stage.source.behind = True
+    stage.run(2.2 + 2 * STOP_S)
+    assert stage.source.stops
+    stage.frame(keyframe=False)
+    stage.source.end()
+    assert stage.supervisor.status().stuck == 0
+    stage.supervisor.stop()
+    assert stage.book.samples() == 26
 
 
 def test_sources_that_are_left_behind_are_bounded() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from random import Random
 from typing import Any
 
@@ -194,6 +195,8 @@ class Puppet:
     stops: int = 0
     stuck: bool = False
     ended: bool = False
+    heard_until_s: float = inf
+    behind: bool = False
 
     def start(self) -> None:
         self.started = True

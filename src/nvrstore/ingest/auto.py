@@ -13,6 +13,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from nvrstore.clock import Clock
@@ -111,6 +112,14 @@ class AutoSource:
     @property
     def packets_lost(self) -> int:
         return int(getattr(self._source, "packets_lost", 0))
+
+    @property
+    def heard_until_s(self) -> float:
+        return float(getattr(self._source, "heard_until_s", inf))
+
+    @property
+    def behind(self) -> bool:
+        return bool(getattr(self._source, "behind", False))
 
     def start(self) -> None:
         self._source.start()

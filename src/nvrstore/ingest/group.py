@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import StreamConfig
@@ -22,6 +23,8 @@ from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_config
 from nvrstore.limits import CONNECTS_MAX, FRAGMENT_S, INGEST_TICK_S, STOP_S
 from nvrstore.model import NS_PER_S, Cause, Gap, new_id
 from nvrstore.telemetry import get_logger
+
+PAUSE_S: Final = 1.0  # a longer time between two ticks is this machine's own silence
 
 _log = get_logger("ingest.group")
 
@@ -54,6 +57,7 @@ class Ingest:
         self._removed: list[Supervisor] = []  # whose sources are stuck
         self._ended: dict[str, Supervisor] = {}  # by id, the last one that was removed: identities are never used twice
         self._wake = threading.Event()
+        self._ticked_s = self._awake_s = clock.monotonic_s()
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -148,11 +152,14 @@ class Ingest:
     def _tick(self) -> None:
         supervisors = self.supervisors()
         now_s = self._clock.monotonic_s()
+        if now_s - self._ticked_s > PAUSE_S:
+            self._awake_s = now_s  # this machine stood still: nobody was silent meanwhile, as far as anybody here can tell
+        self._ticked_s = now_s
         connecting = 0
         due: list[tuple[float, int]] = []
         for i, supervisor in enumerate(supervisors):
             try:
-                supervisor.tick(now_s)
+                supervisor.tick(now_s, self._awake_s)
             except Exception as error:  # noqa: BLE001  # one stream's trouble must not end the watch over the others
                 _log.error("tick.failed", stream=supervisor.config.id, kind=type(error).__name__, reason=str(error))
             if supervisor.connecting:

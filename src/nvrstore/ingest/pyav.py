@@ -5,7 +5,9 @@
     ...                                                                 ┘   one for all: hundreds of packets at a time
 
 Many threads that each run a little Python keep throwing each other's code out of the caches, and quarrel for the GIL;
-one that runs it for hundreds of packets at a time costs half.
+one that runs it for hundreds of packets at a time costs half. When it falls behind, readers stand still until it has worked
+off half of what waits (TCP makes the cameras wait): then nobody quarrels with it. Cameras are opened OPENS_PER_S at most, and
+none while much waits: opening decodes pictures, and would take the processor from those that are recorded.
 
 Never `av.open(timeout=...)`: its callback takes the GIL for every read. Nothing of libav's log is turned on: PyAV drops
 it in C by default, and whoever turns it on does so for a whole process. `stop` wakes a reader that waits in libav by
@@ -21,6 +23,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +43,9 @@ from nvrstore.limits import PACKET_WAIT_S, PACKETS_WAITING_MAX, STOP_S
 from nvrstore.media.init import STORED_VIDEO
 from nvrstore.telemetry import get_logger
 
+OPENS_PER_S: Final = 16  # each costs 40 ms of a core
+OPEN_WAITS_MAX: Final = 40  # of PACKET_WAIT_S
+ROOM_WAIT_S: Final = 0.25
 OPENING_S: Final = 5.0  # without another camera being opened: then what opening took is given back
 _WAKE_S: Final = 0.02  # `join` looks again after this: libav waits in slices of 0.1 s, and may be between two of them
 _RTSP: Final = ("rtsp://", "rtsps://")
@@ -67,6 +73,9 @@ class PyavEngine:
         self._sources = 0
         self._warned = False  # about UDP
         self._opened_s: float | None = None  # when the last camera was opened, until that memory was given back
+        self._turn_s = 0.0  # when the next camera may be opened
+        self._full = False  # more waits than should; readers wait for `_room`
+        self._room = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __call__(self, request: SourceRequest, receiver: Receiver, clock: Clock) -> PyavSource:
@@ -92,6 +101,23 @@ class PyavEngine:
                 hint = f"sysctl net.core.rmem_max={_UDP_BUFFER_BYTES}"
                 _log.warning("udp.buffer_small", allowed_bytes=allowed, wanted_bytes=_UDP_BUFFER_BYTES, hint=hint)
 
+    def wait_turn(self, clock: Clock, stopping: threading.Event) -> None:
+        """Wait until a camera may be opened."""
+        with self._lock:
+            self._turn_s = max(self._turn_s + 1 / OPENS_PER_S, clock.monotonic_s())
+            turn_s = self._turn_s
+        stopping.wait(max(0.0, turn_s - clock.monotonic_s()))
+        for _ in range(OPEN_WAITS_MAX):  # bounded: what waits may be more than can ever be worked off
+            if len(self.queue) < PACKETS_WAITING_MAX // 16 or stopping.wait(PACKET_WAIT_S):
+                return
+
+    def wait_room(self, stopping: threading.Event) -> None:
+        """Wait until half of what waits is handled."""
+        self._room.clear()
+        self._full = True
+        while self._full and not stopping.is_set():
+            self._room.wait(ROOM_WAIT_S)
+
     def opened(self, now_s: float) -> None:
         """A camera was opened, which takes much more memory than recording it."""
         self._opened_s = now_s
@@ -114,6 +140,9 @@ class PyavEngine:
             wake.clear()
             while queue:
                 source, packet, arrival_ns, arrival_s = queue.popleft()
+                if self._full and len(queue) <= PACKETS_WAITING_MAX // 2:
+                    self._full = False
+                    self._room.set()
                 if packet is not None:
                     source.take(packet, arrival_ns, arrival_s)
                     if self._opened_s is not None and arrival_s - self._opened_s > OPENING_S:
@@ -146,6 +175,19 @@ class PyavSource:
         self._flush: Callable[[], None] = lambda: None
         self._error: SourceError = _stopped()
         self._broken = False
+
+    @property
+    def heard_until_s(self) -> float:
+        """Up to when everything that came was handed on (monotonic): what came later may wait still."""
+        try:
+            return self._engine.queue[0][3]
+        except IndexError:
+            return inf
+
+    @property
+    def behind(self) -> bool:
+        """Whether all that it has yet to do is to hand on what was read."""
+        return self._reader.ident is not None and not self._reader.is_alive() and not self._over.is_set()
 
     def start(self) -> None:
         self._engine.begin()
@@ -228,6 +270,7 @@ class PyavSource:
         self._engine.wake()
 
     def _session(self) -> SourceError:
+        self._engine.wait_turn(self._clock, self._stopping)
         endpoint = resolved(self._request)
         if self._stopping.is_set():
             return _stopped()
@@ -316,8 +359,8 @@ class PyavSource:
                 put((self, packet, utc_ns(), now_s))
                 if stopping() and (wait is not None or now_s > self._leave_s):
                     break
-                while len(queue) > PACKETS_WAITING_MAX and not self._stopping.wait(PACKET_WAIT_S):
-                    pass
+                if len(queue) > PACKETS_WAITING_MAX:
+                    self._engine.wait_room(self._stopping)
         except (av.error.FFmpegError, OSError) as error:
             return error
         return None

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from math import inf
 from random import Random
 
 from nvrstore.clock import Clock
@@ -181,8 +182,8 @@ class Supervisor:
                 self._session = None
                 self._failed(SourceError(f"{config.id}: no thread could be started ({error})"), 0.0)
 
-    def tick(self, now_s: float) -> None:
-        """What is due by the clock: fragments, the watchdog, sources that were told to end."""
+    def tick(self, now_s: float, awake_s: float = -inf) -> None:
+        """What is due by the clock: fragments, the watchdog, sources that were told to end. `awake_s`: until then we stood still."""
         with self._lock:
             pipeline = self._pipeline
             if pipeline is None:
@@ -195,16 +196,16 @@ class Supervisor:
                 return
             self._rates.look(now_s, self._frames, self._bytes)
             if session.told_s is not None:
-                if now_s - session.told_s > STOP_S and self._state is not StreamState.STOPPED:
+                if now_s - session.told_s > STOP_S and self._state is not StreamState.STOPPED and not _behind(session.source):
                     self._abandon()
                     self._over(session, session.error)
                 else:
                     session.source.stop()
                 return
             where, silence_s = redact(self.config.url), self.config.silence_s
-            if session.frames and now_s - session.last_s > silence_s:
+            if session.frames and min(now_s, _heard_until_s(session.source)) - max(session.last_s, awake_s) > silence_s:
                 session.tell_to_end(SourceSilentError(f"{where}: connected, and no picture for {silence_s:g} s"), now_s)
-            elif not session.frames and now_s - session.began_s > CONNECT_FACTOR * silence_s:
+            elif not session.frames and now_s - max(session.began_s, awake_s) > CONNECT_FACTOR * silence_s:
                 silent = f"{where}: no picture within {CONNECT_FACTOR * silence_s:g} s of connecting"
                 session.tell_to_end(SourceSilentError(silent), now_s)
 
@@ -317,6 +318,16 @@ class Supervisor:
 
 def _engine_reason(source: Source) -> str:
     return str(getattr(source, "engine_reason", ""))
+
+
+def _heard_until_s(source: Source) -> float:
+    """Up to when everything that came was handed on: a machine that is behind must not take a camera for silent."""
+    return float(getattr(source, "heard_until_s", inf))
+
+
+def _behind(source: Source) -> bool:
+    """It is over, and hands on what it read: nothing of that is thrown away."""
+    return bool(getattr(source, "behind", False))
 
 
 def _packets_lost(source: Source) -> int:
