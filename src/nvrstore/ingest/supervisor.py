@@ -202,11 +202,11 @@ class Supervisor:
                 else:
                     session.source.stop()
                 return
-            where, silence_s = redact(self.config.url), self.config.silence_s
+            silence_s = self.config.silence_s
             if session.frames and min(now_s, _heard_until_s(session.source)) - max(session.last_s, awake_s) > silence_s:
-                session.tell_to_end(SourceSilentError(f"{where}: connected, and no picture for {silence_s:g} s"), now_s)
+                session.tell_to_end(SourceSilentError(f"{redact(self.config.url)}: connected, and no picture for {silence_s:g} s"), now_s)
             elif not session.frames and now_s - max(session.began_s, awake_s) > CONNECT_FACTOR * silence_s:
-                silent = f"{where}: no picture within {CONNECT_FACTOR * silence_s:g} s of connecting"
+                silent = f"{redact(self.config.url)}: no picture within {CONNECT_FACTOR * silence_s:g} s of connecting"
                 session.tell_to_end(SourceSilentError(silent), now_s)
 
     # --- what the user asks for
