@@ -12,6 +12,8 @@ from nvrstore.errors import UsageError
 from nvrstore.farm import Farm, FarmConfig, check_access_units, parse_sei
 from nvrstore.farm.burn import GLYPHS, utc_text
 
+pytestmark = pytest.mark.slow
+
 BURNED = FarmConfig(streams=2, width=640, height=96, bitrate_bps=8_000_000, fps=25, gop=10, burn=True)
 
 

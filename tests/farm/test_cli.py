@@ -17,6 +17,8 @@ from tests.support.rtp_client import RtspClient
 
 from nvrstore.farm import check_access_units
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--port", "0", "--size", "160x120", "--bitrate", "400k", "--fps", "50", "--gop", "10"]
 
 

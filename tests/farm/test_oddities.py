@@ -15,6 +15,8 @@ from nvrstore.errors import UsageError
 from nvrstore.farm import Act, Codec, Farm, FarmConfig, Traits, check_access_units, parse_sei
 from nvrstore.farm.nal import is_key_slice, is_slice, nal_type, split_annex_b
 
+pytestmark = pytest.mark.slow
+
 CODECS = [Codec.H264, Codec.H265]
 
 

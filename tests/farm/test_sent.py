@@ -12,6 +12,8 @@ from tests.support.rtp_client import AccessUnit, RtspClient
 from nvrstore.errors import ClosedError, UsageError
 from nvrstore.farm import Act, Farm, FarmConfig, check_access_units
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_was_sent_is_what_arrives_when_the_farm_stops_first(small: FarmConfig) -> None:
     """The farm stops at a frame's end and keeps connections open: the client finds exactly the frames that were sent, to the last byte."""

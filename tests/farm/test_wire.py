@@ -14,6 +14,8 @@ from nvrstore.farm import Codec, Farm, FarmConfig, check_access_units, parse_sei
 from nvrstore.farm.nal import is_key_slice, is_parameter_set, is_slice, nal_type
 from nvrstore.farm.stamp import parse_stamp
 
+pytestmark = pytest.mark.slow
+
 CODECS = [Codec.H264, Codec.H265]
 
 

@@ -23,6 +23,8 @@ from nvrstore.ingest.errors import SourceUnsupportedError
 from nvrstore.limits import STOP_S
 from nvrstore.model import Media
 
+pytestmark = pytest.mark.slow
+
 SMALL = FarmConfig(width=160, height=120, bitrate_bps=200_000, fps=25, gop=25)
 
 

@@ -30,6 +30,8 @@ from nvrstore.limits import STOP_S
 from nvrstore.media.nal import is_keyframe, split_lengths
 from nvrstore.model import Media
 
+pytestmark = pytest.mark.slow
+
 SMALL = FarmConfig(width=160, height=120, bitrate_bps=200_000, fps=50, gop=25)
 PASSWORD = "p@ss:w/rd?#%"
 

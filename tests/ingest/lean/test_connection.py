@@ -32,6 +32,8 @@ from nvrstore.ingest.lean.connection import LEAVE_S
 from nvrstore.limits import STOP_S
 from nvrstore.media.nal import split_lengths
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def session(

@@ -158,6 +158,7 @@ def test_the_camera_s_clock_is_told_with_the_next_picture() -> None:
     assert ear.references == [(Media.VIDEO, 2**32, 1_000_010_000_000)]
 
 
+@pytest.mark.slow
 def test_sets_that_flap_change_nothing_and_sets_without_end_are_forgotten() -> None:
     """Another number of a set with every keyframe: what is remembered has the codec's own bound."""
     encoded = encode_video("h264", frames=1)
