@@ -115,7 +115,8 @@ class PyavEngine:
         """Wait until half of what waits is handled."""
         self._room.clear()
         self._full = True
-        while self._full and not stopping.is_set():
+        # Looked at again and again: all may have been handled before this was said, and then nobody tells.
+        while self._full and len(self.queue) > PACKETS_WAITING_MAX // 2 and not stopping.is_set():
             self._room.wait(ROOM_WAIT_S)
 
     def opened(self, now_s: float) -> None:
