@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from math import inf
 from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
@@ -25,6 +26,7 @@ from nvrstore.model import NS_PER_S, Cause, Gap, new_id
 from nvrstore.telemetry import get_logger
 
 PAUSE_S: Final = 1.0  # a longer time between two ticks is this machine's own silence
+EXCUSE_S: Final = 60.0  # which excuses cameras once in this time: a machine that is always late still ends silent sessions
 
 _log = get_logger("ingest.group")
 
@@ -57,7 +59,7 @@ class Ingest:
         self._removed: list[Supervisor] = []  # whose sources are stuck
         self._ended: dict[str, Supervisor] = {}  # by id, the last one that was removed: identities are never used twice
         self._wake = threading.Event()
-        self._ticked_s = self._awake_s = clock.monotonic_s()
+        self._ticked_s, self._awake_s = clock.monotonic_s(), -inf
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -152,9 +154,8 @@ class Ingest:
     def _tick(self) -> None:
         supervisors = self.supervisors()
         now_s = self._clock.monotonic_s()
-        if now_s - self._ticked_s > PAUSE_S:
+        if now_s - self._ticked_s > PAUSE_S and now_s - self._awake_s > EXCUSE_S:
             self._awake_s = now_s  # this machine stood still: nobody was silent meanwhile, as far as anybody here can tell
-        self._ticked_s = now_s
         connecting = 0
         due: list[tuple[float, int]] = []
         for i, supervisor in enumerate(supervisors):
@@ -168,5 +169,6 @@ class Ingest:
                 due.append((since_s, i))
         for _, i in sorted(due)[: max(0, CONNECTS_MAX - connecting)]:
             if self._stopping:
-                return
+                break
             supervisors[i].connect()
+        self._ticked_s = self._clock.monotonic_s()

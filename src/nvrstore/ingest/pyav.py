@@ -272,6 +272,8 @@ class PyavSource:
 
     def _session(self) -> SourceError:
         self._engine.wait_turn(self._clock, self._stopping)
+        if self._stopping.is_set():
+            return _stopped()  # before anybody's hook is asked, which may take long
         endpoint = resolved(self._request)
         if self._stopping.is_set():
             return _stopped()
@@ -350,6 +352,7 @@ class PyavSource:
         queue = self._engine.queue
         put = queue.append
         streams = [container.streams[index] for index in self._feeds]
+        waiting_max = PACKETS_WAITING_MAX * (2 if self._request.transport == "udp" else 1)  # over UDP no camera waits: it loses
         try:
             for packet in container.demux(streams):
                 if not packet.size:  # PyAV's mark of the end; a missing DTS is not one
@@ -360,7 +363,7 @@ class PyavSource:
                 put((self, packet, utc_ns(), now_s))
                 if stopping() and (wait is not None or now_s > self._leave_s):
                     break
-                if len(queue) > PACKETS_WAITING_MAX:
+                if len(queue) > waiting_max:
                     self._engine.wait_room(self._stopping)
         except (av.error.FFmpegError, OSError) as error:
             return error

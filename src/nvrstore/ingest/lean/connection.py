@@ -146,7 +146,8 @@ class Connection:
             self._finish(SourceSilentError(f"{self.client.where}: the camera does not read what it is told"))
             return
         self._out += data
-        self._deadline_s = max(self._deadline_s, self._clock.monotonic_s() + self._request.timeout_s)
+        if self._leaving is None:  # else a camera that asks on and on would never be left
+            self._deadline_s = max(self._deadline_s, self._clock.monotonic_s() + self._request.timeout_s)
         self._flush()
 
     def _flush(self) -> None:
