@@ -204,8 +204,9 @@ def decoded_sound(path: Path) -> list[int]:
     return list(array("h", subprocess.run(command, capture_output=True, check=True, timeout=60).stdout))
 
 
-# Not strict: where the machine is busy while a session with B-frames begins, the first DTS of its clip can be 3600, 0, 1: to be mended.
-@pytest.mark.xfail(strict=False, reason="the first pictures of a session with B-frames can get a DTS that goes back")
+# Not strict: when clients join, the server may rewind a shared pipeline by a picture or two (seen with both engines). A step back of less
+# than half a second ends no run: DTS goes on by a tick, PTS goes back, and ffmpeg complains once. Whether that should begin a run is open.
+@pytest.mark.xfail(strict=False, reason="a small rewind of the server's clock leaves a PTS that goes back")
 def test_clips_and_volumes_open_everywhere(recorded: Recorded) -> None:
     """`ffprobe` and `ffmpeg` say nothing of clips, of the volume that was being written, of those that are closed."""
     for stream, kind in STREAMS.items():

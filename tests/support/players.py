@@ -133,6 +133,8 @@ def complaints(path: Path, *, frames: int | None = None) -> str:
     times = ["-vsync", "passthrough", "-enc_time_base", "-1"]
     with av.open(str(path)) as container:
         indices = sorted({packet.stream.index for packet in container.demux() if packet.size})
+    if not indices:
+        return ""  # no picture went into it before its successor was opened: there is nothing to decode
     held = [word for index in indices for word in ("-map", f"0:{index}")]
     limit = [] if frames is None else ["-frames:v", str(frames)]
     command = ["ffmpeg", "-v", "error", "-xerror", "-nostdin", "-i", str(path), *held, *times, *limit, "-f", "null", "-"]
