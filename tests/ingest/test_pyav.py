@@ -207,7 +207,7 @@ def test_a_receiver_that_fails_ends_its_own_session_alone() -> None:
     """A bug in what is behind one camera does not touch another on the same engine."""
 
     class Broken(Ear):
-        def on_sample(self, sample: Any) -> None:
+        def on_samples(self, samples: Any) -> None:
             raise RuntimeError("full")
 
     engine, broken, sane = PyavEngine(), Broken(), Ear()

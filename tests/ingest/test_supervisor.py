@@ -173,7 +173,7 @@ def test_a_machine_that_stood_still_takes_no_camera_for_silent() -> None:
     ingest.add(StreamConfig(id="gate", url="rtsp://10.0.0.5/main", silence_s=5.0), Book())
     ingest._tick()
     puppets.last.receiver.on_track(VIDEO_CONFIG)
-    puppets.last.receiver.on_sample(Sample(Media.VIDEO, b"picture", 0, 0, True, clock.utc_ns(), clock.monotonic_s()))
+    puppets.last.receiver.on_samples([Sample(Media.VIDEO, b"picture", 0, 0, True, clock.utc_ns(), clock.monotonic_s())])
     clock.advance(600)
     for _ in range(24):
         ingest._tick()
@@ -212,7 +212,7 @@ def test_a_source_that_is_stuck_is_left_behind_and_not_heard_any_more() -> None:
     stage.connect()
     stage.run(2, frames=True)
     before = stage.supervisor.status().samples
-    stuck.receiver.on_sample(Sample(Media.VIDEO, b"late", 0, 0, True, stage.clock.utc_ns(), stage.clock.monotonic_s()))
+    stuck.receiver.on_samples([Sample(Media.VIDEO, b"late", 0, 0, True, stage.clock.utc_ns(), stage.clock.monotonic_s())])
     stuck.receiver.on_ended(SourceEndedError("late"))
     assert stage.supervisor.status().samples == before
     assert stage.supervisor.status().state is StreamState.RECORDING
@@ -264,7 +264,7 @@ def test_a_stream_that_is_removed_and_added_again_goes_on_counting() -> None:
             clock.advance(0.04)
             pts = frame * 3600
             sample = Sample(Media.VIDEO, b"picture", pts, pts, frame == 0, clock.utc_ns(), clock.monotonic_s())
-            puppets.last.receiver.on_sample(sample)
+            puppets.last.receiver.on_samples([sample])
         assert ingest.remove("gate")
         assert book.samples() == 30 * (life + 1)
         clock.advance(60)

@@ -22,7 +22,7 @@ def timeline(*, trust_camera_clock: bool = False) -> Timeline:
 
 
 def place(made: Timeline, samples: Iterable[Sample]) -> list[Placement]:
-    return [placement for one in samples for placement in made.place(one)]
+    return [placement for one in samples for placement in made.place([one])]
 
 
 def camera(

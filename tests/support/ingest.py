@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
@@ -137,11 +137,12 @@ class Ear(Waitable):
             self.configs.append(config)
             self.changed.notify_all()
 
-    def on_sample(self, sample: Sample) -> None:
+    def on_samples(self, samples: Sequence[Sample]) -> None:
         with self.changed:
             self._heard()
-            assert sample.media in [config.media for config in self.configs], "a track is announced before its first sample"
-            self.samples.append(sample)
+            assert len({sample.media for sample in samples}) == 1, "of one track, at least one"
+            assert samples[0].media in [config.media for config in self.configs], "a track is announced before its first sample"
+            self.samples += samples
             self.changed.notify_all()
 
     def on_reference(self, media: Media, pts: int, utc_ns: int) -> None:
@@ -302,12 +303,12 @@ class Stage:
         clock, pts = self.clock, self.dts * 3600
         self.dts += 1
         sample = Sample(Media.VIDEO, data, pts, pts, keyframe, clock.utc_ns(), clock.monotonic_s(), damaged)
-        self.source.receiver.on_sample(sample)
+        self.source.receiver.on_samples([sample])
 
     def sound(self) -> None:
         clock = self.clock
         pts = round(clock.monotonic_s() * 48_000)
-        self.source.receiver.on_sample(Sample(Media.AUDIO, b"sound", pts, pts, True, clock.utc_ns(), clock.monotonic_s()))
+        self.source.receiver.on_samples([Sample(Media.AUDIO, b"sound", pts, pts, True, clock.utc_ns(), clock.monotonic_s())])
 
     def states(self) -> list[str]:
         return [event.state for event in self.book.events if isinstance(event, StreamChanged)]

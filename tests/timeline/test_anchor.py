@@ -116,7 +116,7 @@ def test_camera_9_an_untrusted_camera_clock_changes_nothing() -> None:
     for i, one in enumerate(camera(60)):
         if i % 100 == 0:
             made.reference(Media.VIDEO, one.pts, one.arrival_ns - 80 * MS)
-        out += made.place(one)
+        out += made.place([one])
     assert offsets_us(out) == [0] * 1500
 
 
@@ -137,7 +137,7 @@ def test_camera_9_a_trusted_camera_clock_counts_where_it_is_plausible(reports_ns
     for i, one in enumerate(camera(600, fps=5)):
         if i % 100 == 3 and i // 100 < len(reports_ns):
             made.reference(Media.VIDEO, one.pts, one.arrival_ns + reports_ns[i // 100])
-        out += made.place(one)
+        out += made.place([one])
     made.reference(Media.AUDIO, 0, UTC_NS)
     assert runs(out) == [(0, RunReason.START)]
     assert abs(errors_ms(out)[-1] - (-80 if believed else 0)) < 1

@@ -152,7 +152,7 @@ def test_camera_10_a_step_of_our_clock_begins_a_run_on_the_new_time(by_s: float)
     for i, one in enumerate(camera(60)):
         if i >= 750:
             one = Sample(one.media, one.data, one.pts, one.dts, one.keyframe, one.arrival_ns + round(by_s * S), one.arrival_s)
-        out += made.place(one)
+        out += made.place([one])
     assert runs(out) == [(0, RunReason.START), (751, RunReason.CLOCK_STEP)]
     assert out[751].lost_ns == 0
     assert offsets_us(out) == [0] * 751 + [round(by_s * 1e6)] * 749
@@ -246,7 +246,7 @@ def test_whatever_the_clocks_do_no_sample_is_lost_and_time_is_in_order(events: l
     for number, (step, wait_s, set_ns, what) in enumerate(events):
         dts, now_s, wall_ns = dts + step, now_s + wait_s, wall_ns + set_ns
         one = sample(dts, data=number.to_bytes(2, "big"), at_s=now_s)
-        out += made.place(Sample(one.media, one.data, one.pts, one.dts, False, one.arrival_ns + wall_ns, one.arrival_s))
+        out += made.place([Sample(one.media, one.data, one.pts, one.dts, False, one.arrival_ns + wall_ns, one.arrival_s)])
         if what == "due":
             out += made.due(one.arrival_s + 1)
         elif what == "end":

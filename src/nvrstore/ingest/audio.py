@@ -99,7 +99,7 @@ class AudioFeed:
             self._receiver.on_track(self._config)
         at = round(pts * self._time_base * self._config.timescale)
         for frame in frames:
-            self._receiver.on_sample(Sample(Media.AUDIO, frame, at, at, True, arrival_ns, arrival_s))
+            self._receiver.on_samples((Sample(Media.AUDIO, frame, at, at, True, arrival_ns, arrival_s),))
             at += AAC_FRAME
 
     def _transcode(self, data: bytes, pts: int, arrival_ns: int, arrival_s: float) -> None:
@@ -112,7 +112,7 @@ class AudioFeed:
         if samples and self._config is None:
             self._config = transcoder.config
             self._receiver.on_track(self._config)
-        for sample in samples:
-            self._receiver.on_sample(sample)
+        if samples:
+            self._receiver.on_samples(samples)
         if transcoder.failed:
             self._stop(transcoder.failed)

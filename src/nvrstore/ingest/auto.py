@@ -102,7 +102,7 @@ class AutoSource:
         self._lock = threading.Lock()
         self._stopping = False
         self._tracks = 0
-        self.on_sample, self.on_reference = receiver.on_sample, receiver.on_reference  # straight through
+        self.on_samples, self.on_reference = receiver.on_samples, receiver.on_reference  # straight through
         self._source: Source = (owner.pyav if reason else owner.lean)(request, self, clock)
 
     @property

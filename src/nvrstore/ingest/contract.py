@@ -1,6 +1,6 @@
 """What every engine is, what it tells, and where ingest hands over.
 
-    camera ──▶ Source ──on_track / on_sample / on_reference / on_ended──▶ Receiver ──▶ Fragmenter ──▶ Intake
+    camera ──▶ Source ──on_track / on_samples / on_reference / on_ended──▶ Receiver ──▶ Fragmenter ──▶ Intake
                (engine: own threads)                                      (supervisor.py)             (replication)
 
 A source is one session with one camera: it connects once, delivers until the end, and says once why it ended. Who
@@ -13,7 +13,7 @@ source come from one thread at a time. Credentials live in `Endpoint` alone, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -74,7 +74,8 @@ class Receiver(Protocol):
     def on_track(self, config: TrackConfig) -> None:
         """A track begins, or goes on as something else (another resolution, another codec)."""
 
-    def on_sample(self, sample: Sample) -> None: ...
+    def on_samples(self, samples: Sequence[Sample]) -> None:
+        """The next samples of one track (at least one), in decode order: those that came together are best told together."""
 
     def on_reference(self, media: Media, pts: int, utc_ns: int) -> None:
         """The camera's own clock said `utc_ns` at `pts` (an RTCP sender report, RFC 3550 6.4.1)."""

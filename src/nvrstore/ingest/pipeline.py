@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nvrstore.config import RecordMode
 from nvrstore.events import Event, GapClosed, GapOpened
@@ -89,15 +89,14 @@ class Pipeline:
             self._stored(known.configure(config))
         self.configs[media] = config
 
-    def sample(self, sample: Sample) -> None:
-        """The next sample of a track, in decode order."""
-        self.now_ns = sample.arrival_ns
-        if not self._begun and sample.media is Media.VIDEO and not self._begins(sample):
-            self.skipped += 1
-            if self._gaps.open_gap is None:
-                self._changed(self._gaps.interrupted(Cause.CAMERA, "waiting for a keyframe", sample.arrival_ns))
-            return
-        self._placed(self._timeline.place(sample))
+    def samples(self, samples: Sequence[Sample]) -> None:
+        """The next samples of one track (at least one), in decode order."""
+        self.now_ns = samples[-1].arrival_ns
+        if not self._begun and samples[0].media is Media.VIDEO:
+            samples = self._from_keyframe(samples)
+            if not samples:
+                return
+        self._placed(self._timeline.place(samples))
 
     def reference(self, media: Media, pts: int, utc_ns: int) -> None:
         """The camera's own clock, where it says so."""
@@ -158,6 +157,16 @@ class Pipeline:
         return self._gaps.end_ns
 
     # --- the way
+
+    def _from_keyframe(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """Those of the session's first pictures with which, and behind which, recording begins."""
+        for i, sample in enumerate(samples):
+            if self._begins(sample):
+                return samples[i:]
+            self.skipped += 1
+            if self._gaps.open_gap is None:
+                self._changed(self._gaps.interrupted(Cause.CAMERA, "waiting for a keyframe", sample.arrival_ns))
+        return ()
 
     def _begins(self, sample: Sample) -> bool:
         """Whether recording begins with this picture: a keyframe, or the end of a bounded wait for one. Sound does not wait."""

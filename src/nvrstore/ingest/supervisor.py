@@ -16,7 +16,7 @@ there is no next one until one of them comes back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import inf
 from random import Random
@@ -357,20 +357,21 @@ class _Session:
             if owner._session is self and owner._pipeline is not None:
                 owner._pipeline.track(config)
 
-    def on_sample(self, sample: Sample) -> None:
+    def on_samples(self, samples: Sequence[Sample]) -> None:
         owner = self._owner
         with owner._lock:
             pipeline = owner._pipeline
             if owner._session is not self or pipeline is None:
                 return
-            if sample.media is Media.VIDEO:
+            if samples[0].media is Media.VIDEO:
                 if not self.frames:
-                    owner._begun(self, sample)
-                self.frames += 1
-                self.last_s = sample.arrival_s
-                owner._frames += 1
-            owner._bytes += len(sample.data)
-            pipeline.sample(sample)
+                    owner._begun(self, samples[0])
+                self.frames += len(samples)
+                self.last_s = samples[-1].arrival_s
+                owner._frames += len(samples)
+            for sample in samples:
+                owner._bytes += len(sample.data)
+            pipeline.samples(samples)
 
     def on_reference(self, media: Media, pts: int, utc_ns: int) -> None:
         owner = self._owner

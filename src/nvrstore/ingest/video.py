@@ -168,7 +168,7 @@ class VideoFeed:
             (wallclock_us,) = _PRFT.unpack_from(bytes(packet.get_sidedata(_PRFT_NAME)))
             self._receiver.on_reference(Media.VIDEO, pts, wallclock_us * 1000)
         self.samples += 1
-        self._receiver.on_sample(Sample(Media.VIDEO, data, pts, dts, keyframe, arrival_ns, arrival_s, damaged))
+        self._receiver.on_samples((Sample(Media.VIDEO, data, pts, dts, keyframe, arrival_ns, arrival_s, damaged),))
 
     def _configure(self) -> None:
         """Make the track's configuration of what is known now, and tell it where it changed."""

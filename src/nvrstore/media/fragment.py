@@ -100,18 +100,16 @@ class Fragmenter:
         self._fragment_bytes_max = fragment_bytes_max
         self._close_s = CLOSE_FACTOR * fragment_s
         self._index = index  # where an earlier fragmenter of the same track and session ended
-        # the open fragment; `_last` is the sample in it whose duration is not known yet
-        self._data: list[bytes] = []
-        self._entries: list[int] = []
+        # the open fragment: its samples, and when each is decoded (their own DTS where those are in order)
+        self._samples: list[Sample] = []
+        self._times: list[int] = []
         self._bytes = 0
-        self._damaged = 0  # samples in the open fragment
         self._discontinuity = True
         self._segment = True
-        self._last: Sample | None = None
         self._end_dts: int | None = None  # of the track so far; None: time begins anew with the next sample
         self._dts = self._first_dts = self._limit_dts = self._segment_dts = 0
         self._utc_ns = self._first_utc_ns = 0
-        self._arrival_s = self._first_arrival_s = 0.0
+        self._first_arrival_s = 0.0
         self._first_keyframe = self._segment_keyframe = False
         self._configure(config)
 
@@ -128,7 +126,7 @@ class Fragmenter:
     @property
     def next_index(self) -> int:
         """Index of the next sample to be pushed, within (track, session)."""
-        return self._index + len(self._data)
+        return self._index + len(self._samples)
 
     @property
     def waiting_bytes(self) -> int:
@@ -141,15 +139,14 @@ class Fragmenter:
         A DTS that repeats or goes back a little is moved one tick behind its predecessor; the PTS stays.
         Raises ValueError for a sample over SAMPLE_BYTES_MAX: the source should have refused it.
         """
-        last = self._last
-        dts = sample.dts
-        size = len(sample.data)
+        dts, size, samples = sample.dts, len(sample.data), self._samples
         if size > SAMPLE_BYTES_MAX:
             raise ValueError(f"{self.track}: a sample of {size} bytes is larger than {SAMPLE_BYTES_MAX}")
-        if last is None:
+        if not samples:
             self._begin(sample, utc_ns, discontinuity)
             return _NOTHING
-        if discontinuity or (delta := dts - self._dts) > self._delta_max:
+        delta = dts - self._dts
+        if discontinuity or delta > self._delta_max:
             closed = self.flush()
             self._begin(sample, utc_ns, True)
             return closed
@@ -157,48 +154,42 @@ class Fragmenter:
             dts, delta = self._dts + 1, 1
         else:
             self._duration = delta
-        self._complete(last, delta)
         if (
             dts + delta > self._limit_dts
             or (sample.keyframe and self._video and self._cuts(dts))
             or self._bytes + size > self._fragment_bytes_max
             or sample.arrival_s - self._first_arrival_s > self._close_s
-            or len(self._data) >= SAMPLES_MAX
+            or len(samples) >= SAMPLES_MAX
         ):
             fragment = self._emit(dts)
             self._open(sample, dts, utc_ns)
             return (fragment,)
-        self._data.append(sample.data)
+        samples.append(sample)
+        self._times.append(dts)
         self._bytes += size
-        self._last, self._dts, self._utc_ns, self._arrival_s = sample, dts, utc_ns, sample.arrival_s
-        if sample.damaged:
-            self._damaged += 1
+        self._dts, self._utc_ns = dts, utc_ns
         return _NOTHING
 
     def flush(self) -> tuple[Fragment, ...]:
         """Close what is open, with its last sample. Time goes on behind it if the next sample agrees with that."""
-        last = self._last
-        if last is None:
+        if not self._samples:
             return _NOTHING
-        self._complete(last, self._duration)
-        fragment = self._emit(self._dts + self._duration)
-        self._last = None
-        return (fragment,)
+        return (self._emit(self._dts + self._duration),)
 
     def due(self, now_s: float) -> tuple[Fragment, ...]:
         """Close by the clock what silence would keep open: call it a few times a second.
 
         First what is complete; the last sample follows when its successor does not come for `SILENCE_S`.
         """
-        last = self._last
-        if last is None or now_s - self._first_arrival_s <= self._close_s:
+        if not self._samples or now_s - self._first_arrival_s <= self._close_s:
             return _NOTHING
-        if now_s - self._arrival_s > max(SILENCE_S, 3 * self._duration / self.config.timescale):
+        last = self._samples[-1]
+        if now_s - last.arrival_s > max(SILENCE_S, 3 * self._duration / self.config.timescale):
             return self.flush()
-        if not self._entries:
+        if len(self._samples) == 1:
             return _NOTHING
-        self._bytes -= len(self._data.pop())
-        self._damaged -= last.damaged
+        del self._samples[-1], self._times[-1]
+        self._bytes -= len(last.data)
         fragment = self._emit(self._dts)
         self._open(last, self._dts, self._utc_ns)
         return (fragment,)
@@ -214,13 +205,6 @@ class Fragmenter:
         self._configure(config)
         return closed
 
-    def _complete(self, last: Sample, duration: int) -> None:
-        """Write down the last sample, now that its duration is known."""
-        offset = last.pts - self._dts
-        if not -self._composition_max <= offset <= self._composition_max:
-            offset = 0
-        self._entries += (duration, len(last.data), SYNC if last.keyframe else NON_SYNC, offset & _U32)
-
     def _begin(self, sample: Sample, utc_ns: int, discontinuity: bool) -> None:
         """Open a fragment behind a flush: on time, a little off (made good with the next duration), or a discontinuity."""
         dts = sample.dts
@@ -232,10 +216,10 @@ class Fragmenter:
         self._open(sample, dts, utc_ns)
 
     def _open(self, sample: Sample, dts: int, utc_ns: int) -> None:
-        self._last, self._dts, self._utc_ns, self._arrival_s = sample, dts, utc_ns, sample.arrival_s
+        self._dts, self._utc_ns = dts, utc_ns
         self._first_dts, self._first_utc_ns, self._first_arrival_s, self._first_keyframe = dts, utc_ns, sample.arrival_s, sample.keyframe
         self._limit_dts = dts + self._ticks
-        self._data, self._entries, self._bytes, self._damaged = [sample.data], [], len(sample.data), int(sample.damaged)
+        self._samples, self._times, self._bytes = [sample], [dts], len(sample.data)
         if self._discontinuity or self._segment_due(dts, sample.keyframe):
             self._segment = True
         if self._segment:
@@ -252,33 +236,40 @@ class Fragmenter:
         return not self._first_keyframe or dts - self._first_dts >= self._keyframe_ticks or self._segment_due(dts, True)
 
     def _emit(self, end_dts: int) -> Fragment:
-        """The fragment of all complete entries, which ends at `end_dts`."""
-        entries, data = self._entries, self._data
-        samples = len(entries) // 4
+        """The fragment of all samples that are open; the last one ends at `end_dts`."""
+        samples, times = self._samples, self._times
+        entries: list[int] = []
+        damaged, offset_max = False, self._composition_max
+        for sample, dts, following in zip(samples, times, [*times[1:], end_dts], strict=True):
+            offset = sample.pts - dts
+            if not -offset_max <= offset <= offset_max:
+                offset = 0
+            entries += (following - dts, len(sample.data), SYNC if sample.keyframe else NON_SYNC, offset & _U32)
+            damaged = damaged or sample.damaged
         head = pack_moof(entries, self._bytes)
         flags = (
             (_KEYFRAME if self._first_keyframe else 0)
             | (_SEGMENT if self._segment else 0)
             | (_DISCONTINUITY if self._discontinuity else 0)
-            | (_DAMAGED if self._damaged else 0)
+            | (_DAMAGED if damaged else 0)
         )
         fragment = Fragment(
             self.track,
             self.config,
             self.session,
             self._index,
-            samples,
+            len(samples),
             self._first_utc_ns,
             end_dts - self._first_dts,
             _FLAGS[flags],
-            (head, *data),
+            (head, *[sample.data for sample in samples]),
             len(head) + self._bytes,
-            self._arrival_s,
+            samples[-1].arrival_s,
         )
-        self._index += samples
+        self._index += len(samples)
         self._end_dts = end_dts
         self._discontinuity = self._segment = False
-        self._data, self._entries, self._bytes, self._damaged = [], [], 0, 0
+        self._samples, self._times, self._bytes = [], [], 0
         return fragment
 
 

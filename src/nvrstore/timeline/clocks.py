@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
 from nvrstore.model import NS_PER_S, Sample
@@ -71,6 +72,21 @@ class CameraClock:
         self._way = self.interval  # the last one, jumps included: slow streams are told from broken ones by it
         self._near: Final = round(JUMP_S * timescale)
         self._raw = self._shift = self._stuck = 0
+
+    def follow(self, samples: Sequence[Sample]) -> bool:
+        """Take all of them in at once, if each follows the one before it normally; else none of them."""
+        last, near = self.dts, self._near
+        if last is None or self._shift:
+            return False
+        dts = before = last
+        for sample in samples:
+            before, dts = dts, sample.dts
+            if not 0 < dts - before <= near:
+                return False
+        self.dts = self._raw = dts
+        self.interval = self._way = dts - before
+        self._stuck, self.arrival_s = 0, samples[-1].arrival_s
+        return True
 
     def next(self, sample: Sample) -> tuple[Sample, RunReason | None]:
         """The sample, its DTS put right where it is a little wrong; and why a run must begin with it, if one must."""

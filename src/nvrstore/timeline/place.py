@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -51,7 +52,40 @@ class _Track:
 
     # --- samples
 
-    def place(self, sample: Sample) -> list[Placement]:
+    def place(self, samples: Sequence[Sample]) -> list[Placement]:
+        if self._anchored and self._next is None and not self.rate and self._clock.follow(samples):
+            return self._follow(samples)
+        out: list[Placement] = []
+        for sample in samples:
+            out += self._place(sample)
+        return out
+
+    def _follow(self, samples: Sequence[Sample]) -> list[Placement]:
+        """The usual case, as one: samples that came together and go on regularly. As `_place`, at a quarter of its price."""
+        timescale, media_ns = self.timescale, self._media_ns
+        latest = samples[-1]  # of what one read brought, only the first can have arrived before the rest: no other is delayed less
+        full = self.arrivals.add(min(self._delay_ns(samples[0]), self._delay_ns(latest)), latest.arrival_s)
+        last_dts, last_ns, offset_ns = self._last_dts, self._last_utc_ns, self.offset_ns
+        error = self._timeline.target_ns(self) - offset_ns
+        out: list[Placement] = []
+        for sample in samples:
+            dts = sample.dts
+            limit = (dts - last_dts) * NS_PER_S // timescale * SLEW_PPM_MAX // 1_000_000
+            slew = limit if error > limit else -limit if error < -limit else error
+            offset_ns += slew
+            error -= slew
+            utc_ns = media_ns(dts) + offset_ns
+            if utc_ns <= last_ns:
+                utc_ns = last_ns + 1
+            last_dts, last_ns = dts, utc_ns
+            out.append(Placement(sample, utc_ns))
+        self._last_dts, self._last_utc_ns, self.offset_ns = last_dts, last_ns, offset_ns
+        self._samples += len(samples)
+        if full:
+            self._review()
+        return out
+
+    def _place(self, sample: Sample) -> list[Placement]:
         before_s = self._clock.arrival_s
         sample, reason = self._clock.next(sample)
         out: list[Placement] = []
@@ -235,13 +269,17 @@ class Timeline:
             return []
         return track.succeed(known)
 
-    def place(self, sample: Sample) -> list[Placement]:
-        """What can be given out now that this sample came: none while an anchor is sought, else it, behind any that were held."""
-        step = self._watch.look(sample.arrival_ns, sample.arrival_s)
+    def place(self, samples: Sequence[Sample]) -> list[Placement]:
+        """What can be given out now that `samples` came (at least one, of one track, in decode order).
+
+        Nothing while an anchor is sought, else they, behind any that were held.
+        """
+        latest = samples[-1]
+        step = self._watch.look(latest.arrival_ns, latest.arrival_s)
         if step is not None:
             for track in self._tracks.values():
                 track.step(step.by_ns)
-        return self._tracks[sample.media].place(sample)
+        return self._tracks[latest.media].place(samples)
 
     def due(self, now_s: float) -> list[Placement]:
         """What need not be held any longer, though nothing else came: call it a few times a second."""

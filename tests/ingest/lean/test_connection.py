@@ -315,7 +315,7 @@ def test_what_one_camera_does_disturbs_no_other() -> None:
     """Garbage, a flood, a receiver that raises: the neighbour's pictures are whole, and the loop lives."""
 
     class Broken(Ear):
-        def on_sample(self, sample: Any) -> None:
+        def on_samples(self, samples: Any) -> None:
             raise RuntimeError("s3cr3t bug")
 
     def babble(peer: Peer) -> None:

@@ -140,6 +140,7 @@ def test_camera_17_what_has_no_picture_travels_with_the_next_one() -> None:
         sei = b"\x06\x05\x01\x01\x80"
         pictures.unit(join_lengths([sei]), 1 << 6, pts, number == 1, 0, 0.0)
         pictures.unit(join_lengths(nals), sum(1 << kind for kind in {nal[0] & 31 for nal in nals}), pts, False, 0, 0.0)
+    pictures.deliver()
     assert [split_lengths(sample.data).count(sei) for sample in ear.of()] == [1, 1, 1]
     assert [sample.damaged for sample in ear.of()] == [False, True, False]
 

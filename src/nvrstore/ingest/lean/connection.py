@@ -199,6 +199,8 @@ class Connection:
         except MessageError as error:
             silent = SourceSilentError(f"{self.client.where}: connected, and no sensible answer ({error})", hint=_PORT_HINT)
         else:
+            for track, _, _ in self.tracks:
+                track.deliver()
             self._rest = bytes(view[used:end]) if used < end else b""
             if len(self._rest) < BUFFER_BYTES // 2:
                 return True

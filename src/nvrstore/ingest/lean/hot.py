@@ -43,6 +43,9 @@ class Sink(Protocol):
     def unit(self, data: bytes, kinds: int, timestamp: int, damaged: bool, arrival_ns: int, arrival_s: float) -> None:
         """One access unit: NAL units behind lengths; `kinds` has a bit for every NAL unit type in it, RECOVERY and ODD."""
 
+    def deliver(self) -> None:
+        """What one read of the socket brought is complete."""
+
     def flush(self) -> None:
         """There are no more."""
 
@@ -199,6 +202,10 @@ class UnitReader:
         fixed = re.escape(framing + bytes((self._payload_type,)))
         rest = stride - 16 - len(header)
         return re.compile(b"(?s)(?:%b.{10}%b.{%d}){1,%d}" % (fixed, re.escape(header), rest, RUN_MAX))
+
+    def deliver(self) -> None:
+        """The read is over."""
+        self._sink.deliver()
 
     def flush(self) -> None:
         """The session is over, in the middle of whatever is open."""

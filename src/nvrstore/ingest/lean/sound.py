@@ -91,6 +91,9 @@ class SoundReader:
         """The camera told its clock: the next sample is told with it."""
         self._report = report
 
+    def deliver(self) -> None:
+        """The read is over: sound went on at once."""
+
     def flush(self) -> None:
         """The session is over. What a transcoder still holds is shorter than a frame."""
 
@@ -121,7 +124,7 @@ class SoundReader:
                 self._config = self.config()
                 self._receiver.on_track(self._config)
             at = pts * self._config.timescale // self.section.clock_hz
-            self._receiver.on_sample(Sample(Media.AUDIO, frame, at, at, True, self.arrival_ns, self.arrival_s, damaged))
+            self._receiver.on_samples((Sample(Media.AUDIO, frame, at, at, True, self.arrival_ns, self.arrival_s, damaged),))
             return
         if self._transcoder is None:
             self._transcoder = self.transcoder()
@@ -129,8 +132,8 @@ class SoundReader:
         if made and self._config is None:
             self._config = self._transcoder.config
             self._receiver.on_track(self._config)
-        for sample in made:
-            self._receiver.on_sample(sample)
+        if made:
+            self._receiver.on_samples(made)
         if self._transcoder.failed:
             self._fail(self._transcoder.failed)
 

@@ -43,6 +43,9 @@ class Track(Protocol):
 
     def take(self, buffer: bytearray, at: int, end: int) -> int: ...
 
+    def deliver(self) -> None:
+        """The read is over: hand on what it brought."""
+
     def flush(self) -> None:
         """The session is over: give out what is held."""
 

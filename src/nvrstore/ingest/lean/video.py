@@ -64,6 +64,7 @@ class Pictures:
         self._dts = _NEVER
         self._times = _DecodeTimes()
         self._held: list[_Picture] = []
+        self._out: list[Sample] = []  # of the present read
         self._report: SenderReport | None = None
 
     def unit(self, data: bytes, kinds: int, timestamp: int, damaged: bool, arrival_ns: int, arrival_s: float) -> None:
@@ -101,7 +102,7 @@ class Pictures:
         if not times.depth:
             if pts > self._dts or times.known or not is_b_picture(self.codec, data):
                 self._dts = pts
-                self._receiver.on_sample(Sample(Media.VIDEO, data, pts, pts, keyframe, arrival_ns, arrival_s, damaged))
+                self._out.append(Sample(Media.VIDEO, data, pts, pts, keyframe, arrival_ns, arrival_s, damaged))
                 return
             times.discover(self._dts)
         self._reordered(_Picture(data, keyframe, pts, arrival_ns, arrival_s, damaged))
@@ -117,11 +118,20 @@ class Pictures:
             self._times.begin([picture.pts for picture in held])
         for picture in held:
             self._give(picture, self._times.next(picture.pts))
+        self.deliver()
+
+    def deliver(self) -> None:
+        """The read is over: what came with it goes on, together."""
+        out = self._out
+        if out:
+            self._out = []
+            self._receiver.on_samples(out)
 
     def _refer(self, report: SenderReport, timestamp: int, pts: int) -> None:
         self._report = None
         ticks = timestamp - report.timestamp & 0xFFFF_FFFF
         ticks -= _PERIOD if ticks >= _HALF else 0
+        self.deliver()
         self._receiver.on_reference(Media.VIDEO, pts, report.utc_ns + ticks * NS_PER_S // VIDEO_TIMESCALE)
 
     def _reordered(self, picture: _Picture) -> None:
@@ -139,7 +149,7 @@ class Pictures:
             dts = self._dts + 1  # the depth grew: those in front of it went out too early
         self._dts = dts
         p = picture
-        self._receiver.on_sample(Sample(Media.VIDEO, p.data, p.pts, dts, p.keyframe, p.arrival_ns, p.arrival_s, p.damaged))
+        self._out.append(Sample(Media.VIDEO, p.data, p.pts, dts, p.keyframe, p.arrival_ns, p.arrival_s, p.damaged))
 
     def _configure(self) -> None:
         """Make the track's configuration of what is known now, and tell it where it changed."""
@@ -156,6 +166,7 @@ class Pictures:
             self._times = _DecodeTimes(depth)
         if self._config is None or not self._config.continues(config):
             self._config = config
+            self.deliver()
             self._receiver.on_track(config)
 
 
