@@ -22,7 +22,7 @@ from math import inf
 from random import Random
 
 from nvrstore.clock import Clock
-from nvrstore.config import StreamConfig
+from nvrstore.config import RecordMode, StreamConfig
 from nvrstore.errors import SourceEndedError, SourceError, SourceRefusedError, SourceSilentError, redact
 from nvrstore.events import Event, StreamChanged
 from nvrstore.ingest.backoff import Backoff
@@ -100,7 +100,7 @@ class Supervisor:
                 self._session_id,
                 self._intake,
                 start_ns=now_ns,
-                mode_at=lambda utc_ns: config.mode_at(self._local(utc_ns)),
+                mode_at=self._mode_at,
                 pre_event_s=config.pre_event_s,
                 fragment_s=self._fragment_s,
                 segment_s=config.segment_s,
@@ -266,6 +266,11 @@ class Supervisor:
                 self._pipeline.taps = self._taps
 
     # --- under the lock
+
+    def _mode_at(self, utc_ns: int) -> RecordMode:
+        """What is asked for every fragment: local time is looked up only for a schedule."""
+        record = self.config.record
+        return record if isinstance(record, str) else self.config.mode_at(self._local(utc_ns))
 
     def _enter(self, state: StreamState, reason: str, hint: str = "") -> None:
         if (state, reason) != (self._state, self._reason):

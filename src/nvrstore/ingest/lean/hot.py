@@ -34,6 +34,8 @@ ODD: Final = 1 << 62  # something stands in there that has to be looked at close
 
 _HEADER: Final = struct.Struct(">HHHHII")  # '$' channel, length, RTP flags and type, sequence number, timestamp, SSRC
 _LENGTH: Final = struct.Struct(">I")
+_HIGH: Final = bytes(number >> 8 & 0xFF for number in range(0x10000 + RUN_MAX))  # sequence numbers that follow each other, by their bytes
+_LOW: Final = bytes(number & 0xFF for number in range(0x10000 + RUN_MAX))
 _PATTERNS_MAX: Final = 64  # sizes of packets that are worth an expression, which takes half a millisecond to make
 
 
@@ -48,11 +50,6 @@ class Sink(Protocol):
 
     def flush(self) -> None:
         """There are no more."""
-
-
-@lru_cache(maxsize=1024)
-def _sequence_numbers(stride: int, count: int) -> struct.Struct:
-    return struct.Struct(">" + f"H{stride - 2}x" * (count - 1) + "H")
 
 
 @lru_cache(maxsize=1024)
@@ -148,14 +145,14 @@ class UnitReader:
                     self._open_fragmented(buffer, start, bits)
                 elif self._open < 0:
                     self._damaged, body = True, stop  # its beginning is not there
-                if body < stop:
+                if not bits & 0x40 and body < stop == following and end - following >= following - at and start == at + 16 and not marker:
+                    following = self._run(buffer, at, following, body - at, bits & 0x3F, end)
+                elif body < stop:
                     parts.append(buffer[body:stop])
                     self._bytes += stop - body
                     if bits & 0x40:
                         self._endless = 0
                         self._close()
-                    elif end - following >= following - at and not marker and start == at + 16 and stop == following:
-                        following = self._run(buffer, at, following, body - at, bits & 0x3F, end)
             elif kind < self.whole:
                 if self._open >= 0:
                     self._close()  # some cameras set no end bits
@@ -175,33 +172,35 @@ class UnitReader:
         return at
 
     def _run(self, buffer: bytearray, at: int, following: int, skip: int, bits: int, end: int) -> int:
-        """Take out all fragments that follow the one at `at` and are like it, at once; where the next frame begins."""
+        """Take out the fragment at `at`, and all that follow it and are like it, at once; where the next frame begins."""
         stride = following - at
         key = (stride, buffer[at + 16], buffer[at + 17] if skip == 19 else 0, bits)
-        pattern = self._patterns.get(key)
-        if pattern is None:
-            if len(self._patterns) >= _PATTERNS_MAX or buffer[following : following + 4] != buffer[at : at + 4]:
-                return following
-            header = bytes(buffer[at + 16 : at + skip - 1]) + bytes((bits,))
-            self._patterns[key] = pattern = self._pattern(bytes(buffer[at : at + 5]), stride, header)
-        found = pattern.match(buffer, following, end)
-        if found is None:
-            return following
-        after = found.end()
-        count = (after - following) // stride
-        number = self.sequence.expected
-        if _sequence_numbers(stride, count).unpack_from(buffer, following + 6) != tuple(range(number, number + count)):
-            return following
-        self._parts += _payloads(stride, skip, count).unpack_from(buffer, following)
-        self._bytes += count * (stride - skip)
+        pattern = self._patterns.get(key) or self._pattern(buffer, at, following, key)
+        found = None if pattern is None else pattern.match(buffer, following, end)
+        after = following if found is None else found.end()
+        count, number = (after - following) // stride, self.sequence.expected
+        low, high = buffer[following + 7 : after : stride], buffer[following + 6 : after : stride]
+        if low != _LOW[number : number + count] or high != _HIGH[number : number + count]:
+            count, after = 0, following
         self.sequence.expected = number + count & 0xFFFF
+        self._parts += _payloads(stride, skip, count + 1).unpack_from(buffer, at)
+        self._bytes += (count + 1) * (stride - skip)
         return after
 
-    def _pattern(self, framing: bytes, stride: int, header: bytes) -> re.Pattern[bytes]:
-        """Up to RUN_MAX whole frames: framing, an RTP header without marker, any numbers, this payload header, any bytes."""
-        fixed = re.escape(framing + bytes((self._payload_type,)))
+    def _pattern(self, buffer: bytearray, at: int, following: int, key: tuple[int, int, int, int]) -> re.Pattern[bytes] | None:
+        """Up to RUN_MAX whole frames: framing, an RTP header without marker, any numbers, this payload header, any bytes.
+
+        None where nothing suggests that there are any, or where too many kinds of them were seen.
+        """
+        if len(self._patterns) >= _PATTERNS_MAX or buffer[following : following + 4] != buffer[at : at + 4]:
+            return None
+        stride, first, second, bits = key
+        header = bytes((first, second, bits) if self.header == 2 else (first, bits))
+        fixed = re.escape(bytes(buffer[at : at + 5]) + bytes((self._payload_type,)))
         rest = stride - 16 - len(header)
-        return re.compile(b"(?s)(?:%b.{10}%b.{%d}){1,%d}" % (fixed, re.escape(header), rest, RUN_MAX))
+        pattern = re.compile(b"(?s)(?:%b.{10}%b.{%d}){1,%d}" % (fixed, re.escape(header), rest, RUN_MAX))
+        self._patterns[key] = pattern
+        return pattern
 
     def deliver(self) -> None:
         """The read is over."""
