@@ -27,8 +27,8 @@ from nvrstore.clock import Clock
 from nvrstore.telemetry import get_logger
 
 GATHER_S_MIN: Final = 0.02  # half a frame's time: live pictures are not late where there are few cameras
-GATHER_S_MAX: Final = 0.1  # 200 KB of a camera of 16 Mbit/s: half of what the kernel keeps for a connection
-GATHER_S_EACH: Final = 0.0005  # per camera that plays
+GATHER_S_MAX: Final = 0.2  # 100 KB of a camera of 4 Mbit/s; for more the kernel keeps more, as it sees how much is read at once
+GATHER_S_EACH: Final = 0.001  # per camera that plays
 TIMER_S: Final = 0.1  # connections are asked this often whether something is due
 BUFFER_BYTES: Final = 1 << 20
 _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT: the same everywhere epoll is
