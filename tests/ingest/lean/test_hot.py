@@ -150,6 +150,40 @@ def test_a_session_that_begins_in_the_middle_of_a_picture_leaves_its_rest_out(co
 
 
 @pytest.mark.parametrize("codec", CODECS)
+def test_a_hole_in_a_picture_that_is_left_out_damages_nobody(codec: str) -> None:
+    """Nobody is owed that picture, so nobody misses its packets."""
+    line, wire = Line(codec), Wire(codec)
+    frames = wire.unit([nal(codec, FIRST, 9000), nal(codec, LATER, 50)], 7)
+    line.feed(b"".join(frames[3:5] + frames[6:]))
+    for timestamp in (3607, 7207):
+        line.feed(b"".join(wire.unit([nal(codec, SEI, 20), nal(codec, FIRST, 5000)], timestamp)))
+    assert [(unit.timestamp, unit.damaged) for unit in line.units] == [(3607, False), (7207, False)]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_clock_that_stands_still_hides_no_pictures_behind_one_that_is_left_out(codec: str) -> None:
+    """Every picture has the timestamp of the one that had begun before the session: all but that one come out."""
+    line, wire = Line(codec), Wire(codec)
+    pictures = [[nal(codec, FIRST, 3000, seed), nal(codec, LATER, 50, seed)] for seed in range(48)]
+    line.feed(b"".join(wire.unit(pictures[0], 7)[1:]))
+    for picture in pictures[1:]:
+        line.feed(b"".join(wire.unit(picture, 7)))
+    assert [unit.nals for unit in line.units] == pictures[1:]
+    assert not any(unit.damaged for unit in line.units)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_clock_that_begins_anew_passes_the_timestamp_of_a_picture_that_was_left_out(codec: str) -> None:
+    """What a timestamp meant when the session began it means no longer."""
+    line, wire = Line(codec), Wire(codec)
+    line.feed(b"".join(wire.unit([nal(codec, FIRST, 3000)], 3607)[1:]))
+    times = [7207, 10_807, 7, 3607, 7207]
+    for timestamp in times:
+        line.feed(b"".join(wire.unit([nal(codec, FIRST, 3000)], timestamp)))
+    assert [unit.timestamp for unit in line.units] == times
+
+
+@pytest.mark.parametrize("codec", CODECS)
 def test_a_session_that_ends_in_the_middle_of_a_picture_says_so(codec: str) -> None:
     """What is open at the end is given out, and is known to be incomplete where markers end pictures."""
     line, wire = Line(codec), Wire(codec)

@@ -129,9 +129,11 @@ class UnitReader:
                     self._end(False)
                 self._timestamp = timestamp
             if not parts:
-                if timestamp == self._joined:
-                    at = following  # the rest of a picture that had begun before the session
-                    continue
+                if self._joined >= 0:
+                    if timestamp == self._joined and self._slice_at(buffer, start, stop) != 0:
+                        at = following  # the rest of a picture that had begun before the session
+                        continue
+                    self._joined = -1  # that picture is over, even where the clock stands still
                 self._since = (self.arrival_ns, self.arrival_s)
                 if timestamp == self._ended and not self._damaged:
                     self._again(buffer, start, stop)
@@ -259,6 +261,8 @@ class UnitReader:
             if not self._begins(buffer, start, stop):
                 self._joined = timestamp
             return
+        if timestamp == self._joined:
+            return  # nothing of that picture is owed
         if not self._parts:  # what is missing may be the beginning of this access unit, unless everything begins anew with it
             back = self._timestamp - timestamp & 0xFFFF_FFFF
             self._damaged = not RESTART_TICKS < back < 1 << 31 or not self._begins(buffer, start, stop)
