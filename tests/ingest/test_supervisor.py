@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 from tests.support.ingest import Book, Puppet, Puppets, Stage
@@ -402,5 +403,30 @@ def test_of_many_cameras_only_some_connect_at_the_same_time() -> None:
     clock.advance(0.01)
     ingest._tick()
     assert [puppet.request.stream for puppet in puppets.made[CONNECTS_MAX:]] == [f"cam{CONNECTS_MAX + i}" for i in range(4)]
+    ingest._thread = None
+    assert ingest.stop() == 0
+
+
+def test_a_turn_that_is_free_goes_to_the_next_camera_at_once() -> None:
+    """Hundreds of cameras do not wait for the tick: who has connected, or failed to, wakes the thread."""
+    clock, puppets, book = ManualClock(), Puppets(), Book()
+    ingest = Ingest(7, clock=clock, engines=puppets.engines())
+    ingest._thread = threading.current_thread()  # the test plays the ingest thread
+    for i in range(CONNECTS_MAX + 2):
+        ingest.add(StreamConfig(id=f"cam{i}", url="rtsp://10.0.0.5/main"), book)
+    ingest._tick()
+    first, second = puppets.made[:2]
+    first.receiver.on_track(VIDEO_CONFIG)
+
+    def turns_follow(happens: Callable[[], None], free: int) -> None:
+        ingest._wake.clear()
+        happens()
+        assert ingest._wake.is_set()
+        ingest._connect(ingest.supervisors())
+        assert len(puppets.made) == CONNECTS_MAX + free
+
+    picture = Sample(Media.VIDEO, b"picture", 0, 0, True, clock.utc_ns(), clock.monotonic_s())
+    turns_follow(lambda: first.receiver.on_samples([picture]), 1)
+    turns_follow(lambda: second.end(SourceError("no")), 2)
     ingest._thread = None
     assert ingest.stop() == 0

@@ -1,6 +1,7 @@
 """All streams of a recorder: one thread that watches the time for them, and their turns to connect.
 
     tick (every INGEST_TICK_S): each stream's fragments, watchdog ─▶ who is due? ─▶ at most CONNECTS_MAX connect at once
+    a session that has connected, or failed to ────────────────────────┘ its turn goes to the next one at once
 
 Cameras that are due longest come first, so one that is dead cannot starve the others: its tries get rarer, and each is
 bounded. Streams may be added and removed while it runs; stopping is bounded by STOP_S, for all of them together.
@@ -17,9 +18,10 @@ from typing import Final
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import StreamConfig
 from nvrstore.errors import ClosedError, UsageError
-from nvrstore.events import Event, GapOpened
+from nvrstore.events import Event, GapOpened, StreamChanged
 from nvrstore.ingest.contract import Intake, SourceFactory
 from nvrstore.ingest.engines import default_engines
+from nvrstore.ingest.status import StreamState
 from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
 from nvrstore.limits import CONNECTS_MAX, FRAGMENT_S, INGEST_TICK_S, STOP_S
 from nvrstore.model import NS_PER_S, Cause, Gap, new_id
@@ -77,7 +79,7 @@ class Ingest:
             engines=self._engines,
             local=self._local,
             resolve=self._resolve,
-            on_event=self._on_event,
+            on_event=self._told,
             fragment_s=fragment_s,
             first_index=before.next_index if before is not None else None,
         )
@@ -143,26 +145,45 @@ class Ingest:
             _log.warning("sources.left_behind", count=stuck)
         return stuck
 
+    def _told(self, event: Event) -> None:
+        """A stream tells something, with its lock held."""
+        self._on_event(event)
+        if isinstance(event, StreamChanged) and event.state != StreamState.CONNECTING:
+            self._wake.set()
+
     # --- the thread
 
     def _run(self) -> None:
+        clock = self._clock
+        due_s = clock.monotonic_s()
         while not self._stopping:
-            self._wake.wait(INGEST_TICK_S)
+            self._wake.wait(max(0.0, due_s - clock.monotonic_s()))
             self._wake.clear()
-            self._tick()
+            if clock.monotonic_s() >= due_s:
+                due_s = clock.monotonic_s() + INGEST_TICK_S
+                self._tick()
+            else:
+                self._connect(self.supervisors())
 
     def _tick(self) -> None:
         supervisors = self.supervisors()
         now_s = self._clock.monotonic_s()
         if now_s - self._ticked_s > PAUSE_S and now_s - self._awake_s > EXCUSE_S:
             self._awake_s = now_s  # this machine stood still: nobody was silent meanwhile, as far as anybody here can tell
-        connecting = 0
-        due: list[tuple[float, int]] = []
-        for i, supervisor in enumerate(supervisors):
+        for supervisor in supervisors:
             try:
                 supervisor.tick(now_s, self._awake_s)
             except Exception as error:  # noqa: BLE001  # one stream's trouble must not end the watch over the others
                 _log.error("tick.failed", stream=supervisor.config.id, kind=type(error).__name__, reason=str(error))
+        self._connect(supervisors)
+        self._ticked_s = self._clock.monotonic_s()
+
+    def _connect(self, supervisors: list[Supervisor]) -> None:
+        """Give the turns that are free to those that are due longest."""
+        now_s = self._clock.monotonic_s()
+        connecting = 0
+        due: list[tuple[float, int]] = []
+        for i, supervisor in enumerate(supervisors):
             if supervisor.connecting:
                 connecting += 1
             elif (since_s := supervisor.wants_connect(now_s)) is not None:
@@ -171,4 +192,3 @@ class Ingest:
             if self._stopping:
                 break
             supervisors[i].connect()
-        self._ticked_s = self._clock.monotonic_s()
