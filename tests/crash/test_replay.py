@@ -16,7 +16,7 @@ from tests.support.simulation_mutants import acknowledge_early
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(1800 if proving() else 300)]
 
-STATES = {"ext4": (200, 1000), "xfs": (40, 300)}
+STATES = {"ext4": (200, 1000), "xfs": (40, 1000)}
 RECOVERED_EVERY = 5
 
 

@@ -18,7 +18,7 @@ from random import Random
 import pytest
 from tests.support import crash
 from tests.support.crash import Footage, Watch
-from tests.support.prove import note, proving, seeds
+from tests.support.prove import proving, seeds, tally
 from tests.support.recorder import Process, Site, small_farm
 
 from nvrstore.drills.faults import LoopDisk
@@ -77,4 +77,5 @@ def test_what_was_reported_committed_survives_a_power_cut(tmp_path: Path, other:
             broken = [crash.holds(footage, promises[-1]) for footage in stored]
             assert not all(broken), f"power was cut while {moment}: {broken}"
         footage = crash.live_on(site, farm, promises)
-    note(f"power_{other}_{seed}", seed=seed, cuts=CUTS, promises=sum(map(bool, promises)), frames=len(footage.numbers("cam0")))
+    frames = len(footage.numbers("cam0"))
+    tally("power-cut", f"{other}, seed {seed}", cuts=CUTS, promises=sum(map(bool, promises)), lost=0, frames_stored=frames)

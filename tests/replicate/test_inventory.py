@@ -15,7 +15,7 @@ from tests.support.copies import (
 from tests.support.steps import drive, put
 
 from nvrstore.errors import TargetUnavailableError
-from nvrstore.replicate.inventory import Known, list_volumes, survey
+from nvrstore.replicate.inventory import Known, begun_since, list_volumes, survey
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Request, Verb
 
 
@@ -82,3 +82,16 @@ def test_a_file_that_vanishes_while_it_is_listed_is_no_error() -> None:
     targets["a"].fault = lambda r: errno.ENOENT if r.verb is Verb.READ and r.path == path_of(one) else 0
     assert [v.name.number for v in look(targets).volumes] == [1]
     assert len(drive(list_volumes("a", "main"), targets)) == 2
+
+
+def test_what_a_writer_began_during_a_survey_is_named() -> None:
+    """By its number in its lane; what it began before, and what others wrote, is not."""
+    targets = targets_with_claim("a")
+    many = series(targets, 3)
+    for volume in many:
+        store(targets, volume, a=volume.data)
+    seen = look(targets)
+    tag = seen.volumes[0].name.tag
+    assert begun_since(seen, tag, {0: 2}) == {path_of(many[2])}
+    assert begun_since(seen, tag, {}) == {path_of(volume) for volume in many}, "a lane that is new"
+    assert begun_since(seen, "00000000", {0: 0}) == set()

@@ -8,6 +8,7 @@ Never the last copy of anything: what a disk has synced, it keeps.
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -49,6 +50,7 @@ class Faults:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.injected: Counter[str] = Counter()  # what really happened, by kind
         self._next_s = 0.5
         self._slow: dict[int, int] = {}
 
@@ -79,6 +81,7 @@ class Faults:
         world, rng = self.world, self.world.rng
         view = self._view()
         self._note(f"{kind} {view.who}:{view.name}")
+        self.injected[kind] += 1
         match kind:
             case "io-error":
                 view.rule = lambda request: errno.EIO if request.verb in _WRITING else 0
@@ -119,12 +122,13 @@ class Faults:
                     node.kill()
                 world.states[view.who].rows.clear()
             case _:
-                self._recorder(kind)
+                self.injected[kind] -= not self._recorder(kind)
 
-    def _recorder(self, kind: str) -> None:
+    def _recorder(self, kind: str) -> bool:
+        """Whether there was a recorder that it could happen to."""
         world, rng = self.world, self.world.rng
         if not world.living():
-            return
+            return False
         node: Node = rng.choice(world.living())
         match kind:
             case "kill-recorder":
@@ -137,10 +141,11 @@ class Faults:
             case "freeze":
                 node.frozen = True
             case "take-over":
-                if world.plan.second:
-                    other = "nvr-2" if node.who == "nvr-1" else "nvr-1"
-                    if world.node_of(other) is None:
-                        world.begin(other, take_over=True)
+                other = "nvr-2" if node.who == "nvr-1" else "nvr-1"
+                if not world.plan.second or world.node_of(other) is not None:
+                    return False
+                world.begin(other, take_over=True)
+        return True
 
     def _mend_one(self) -> None:
         world, rng = self.world, self.world.rng

@@ -30,7 +30,7 @@ from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.floor import Floor, expired, floors_of
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.intake import Intake
-from nvrstore.replicate.inventory import Known, scan_copy, survey
+from nvrstore.replicate.inventory import Known, begun_since, scan_copy, survey
 from nvrstore.replicate.port import Port
 from nvrstore.replicate.recover import CopyStatus, recover_volume
 from nvrstore.replicate.resync import plan_resync, resync
@@ -450,7 +450,7 @@ class Node:
         rows = self.state.rows
         infos = {volume_id: list(row.copies) for volume_id, row in rows.items()}
         names = [name for name in self.views if engine.ports[name].answering or engine.ports[name].up]
-        busy = engine.paths_in_use()
+        busy, begun = engine.paths_in_use(), {lane.number: lane.begun for lane in engine.lanes}
         known = {
             (target, row.name.path): Known(volume_id, row.closed_length)
             for volume_id, row in rows.items()
@@ -459,7 +459,7 @@ class Node:
             if status is CopyStatus.WHOLE
         }
         seen = yield from survey(names, "main", known)
-        busy = busy | engine.paths_in_use()
+        busy = busy | engine.paths_in_use() | begun_since(seen, writer_tag(self.session), begun)
         shown = {(target, volume.volume_id) for volume in seen.volumes for target in volume.copies}
         strangers = {(copy.target, copy.path) for copy in seen.strangers}
         for volume_id, before in infos.items():

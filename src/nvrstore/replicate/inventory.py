@@ -130,6 +130,20 @@ def survey(targets: Sequence[str], journal: str, known: Mapping[tuple[str, str],
     return Survey(tuple(sorted(volumes, key=lambda v: (v.name, v.volume_id))), tuple(strangers), tuple(answered), failed)
 
 
+def begun_since(seen: Survey, tag: str, begun: Mapping[int, int]) -> set[str]:
+    """Paths of the volumes that the writer `tag` began while the survey went on. `begun`: how many each lane had begun before it.
+
+    Such a volume may have lived and ended meanwhile, so that nobody writes it any more; yet a target that was listed before
+    shows nothing of it, and its copy on a member that was lost would pass for the only one.
+    """
+    return {
+        copy.path
+        for volume in seen.volumes
+        for copy in volume.copies.values()
+        if copy.name.tag == tag and copy.name.number >= begun.get(copy.name.lane, 0)
+    }
+
+
 def _one_each(copies: Mapping[str, Iterable[VolumeCopy]]) -> dict[str, VolumeCopy]:
     """One file per target: the longest. (Two names of one volume on one target: somebody copied files by hand.)"""
     return {target: max(some, key=lambda copy: (copy.closed, copy.size, copy.path)) for target, some in copies.items()}

@@ -367,6 +367,11 @@ class Lane:
         """Volumes that upkeep must not touch."""
         return [volume.path for volume in self.volumes()]
 
+    @property
+    def begun(self) -> int:
+        """How many volumes it has begun in this session: the number of the next one."""
+        return self._volumes
+
     def volumes(self) -> list[OpenVolume]:
         """Those that are being written, oldest first."""
         return [*self.finishing, self.volume] if self.volume is not None else list(self.finishing)

@@ -27,7 +27,7 @@ from nvrstore.model import Record, RecordKind
 from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.floor import Floor, expired
-from nvrstore.replicate.inventory import Known, Survey, Volume, scan_copy, survey
+from nvrstore.replicate.inventory import Known, Survey, Volume, begun_since, scan_copy, survey
 from nvrstore.replicate.recover import CopyStatus, Recovered, recover_volume
 from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, plan_resync, resync
 from nvrstore.replicate.truth import choose_truth
@@ -100,9 +100,10 @@ class Mending:
         host, engine = self._host, self._host.engines[journal]
         infos = self._infos(journal)
         names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
-        busy = host.hub.ask(engine.paths_in_use)
+        busy, begun = host.hub.ask(lambda: (engine.paths_in_use(), {lane.number: lane.begun for lane in engine.lanes}))
         seen = self._runner.run(survey(names, journal, _known(infos)))
-        busy |= host.hub.ask(engine.paths_in_use)  # one that was opened while the survey went on is no leftover
+        # What was opened while the survey went on is no leftover, whether it is still written or not.
+        busy |= host.hub.ask(engine.paths_in_use) | begun_since(seen, writer_tag(host.session), begun)
         self._forget_missing(infos, seen, busy)
         members = self._members(engine)
         plan = self._plan(engine, seen, members, busy, infos)
