@@ -53,7 +53,7 @@ def test_an_interrupted_copy_is_continued_after_it_was_checked() -> None:
     """Stopped before each of its changes with the power cut, it comes to the same end; what was synced is not written again."""
     for count in range(60):
         targets = targets_with_claim("ab")
-        volume = make_volume(targets, "ab", batches=6, closed=True, sizes=3000)
+        volume = make_volume(targets, "ab", batches=6, closed=True, sizes=60_000)  # a piece each
         path = store(targets, volume, a=volume.data)
         finished = True
         try:
@@ -112,7 +112,7 @@ def test_damage_that_no_source_can_mend_is_copied_and_said() -> None:
 def test_a_source_that_dies_in_the_middle_is_replaced_by_another() -> None:
     """The copy goes on from the other source."""
     targets = targets_with_claim("abc")
-    volume = make_volume(targets, "abc", batches=6, closed=True)
+    volume = make_volume(targets, "abc", batches=6, closed=True, sizes=60_000)
     path = store(targets, volume, a=volume.data, b=volume.data)
     the_plan = plan(targets, "abc")
     reads = 0
@@ -126,6 +126,27 @@ def test_a_source_that_dies_in_the_middle_is_replaced_by_another() -> None:
     run(targets, the_plan)
     assert reads > 8
     assert content(targets["c"], path) == volume.data
+
+
+def test_small_batches_are_copied_many_at_once() -> None:
+    """What costs time is a call, not a batch; a damaged one among them is still mended from the other copy."""
+    targets = targets_with_claim("abc")
+    volume = make_volume(targets, "abc", batches=50, closed=True)
+    place = volume.batches[20].entries[0]
+    path = store(targets, volume, a=flipped(volume.data, volume.batches[20].offset + place.offset + 90), b=volume.data)
+    writes = 0
+
+    def count(request: Request) -> int:
+        nonlocal writes
+        writes += request.verb is Verb.WRITE
+        return 0
+
+    the_plan = plan(targets, "abc")
+    targets["c"].fault = count
+    report = run(targets, the_plan)
+    assert content(targets["c"], path) == volume.data
+    assert report.copied[0].damage == ()
+    assert writes < 10
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, UNAVAILABLE])

@@ -1,7 +1,7 @@
 """Moving a volume's bytes from copy to copy: nothing is written that was not checked, nothing is trusted that was not synced.
 
-    sources ──read ≤ 1 MiB──▶ one batch, checked against its header and CRCs ──write ≤ 1 MiB──▶ destination
-                              what one copy has damaged is taken from the next
+    sources ──read ≤ 1 MiB──▶ batches, each checked against its header and CRCs ──write ≤ 1 MiB──▶ destination
+              a little ahead  what one copy has damaged is taken from the next
 
 A whole copy is written to `<journal>/.resync/<volume id>.part`, synced, and renamed: readers see all of it or nothing. A
 partial file that is there already is checked from its start and continued. Damage that no copy can mend is copied as it is
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from nvrstore.checksum import crc32c
+from nvrstore.checksum import Buffer, crc32c
 from nvrstore.errors import FormatError, TargetError, TargetIOError
 from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.batch import parse_batch, payload_damage
@@ -30,6 +30,7 @@ from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.targets.steps import ask, expect, list_all
 
 RESYNC_DIR: Final = ".resync"
+AHEAD: Final = 6  # pieces that are read early: the source reads while the destination writes
 
 
 @dataclass(slots=True)
@@ -99,13 +100,15 @@ def copy_volume(
         yield from write_at(target, part, 0, front)
         there = len(front)
         written += len(front)
-    for batch in truth.batches:
-        if batch.end <= there:
-            continue
-        data, found = yield from fetch_batch(batch, header, sources, whole_on=truth.holders[batch.number])
+    stretches = _stretches([batch for batch in truth.batches if batch.end > there])
+    writes: list[Call] = []  # of the stretch before: they go on while the next one is read
+    for n, stretch in enumerate(stretches):
+        data, found = yield from _fetch(stretch, truth, sources, ahead=stretches[n + 1 : n + 1 + AHEAD], beside=writes)
         damage += found
-        yield from write_at(target, part, batch.offset, data, progress)
+        yield from _written(writes, progress)
+        writes = _write_calls(target, part, stretch[0].offset, data)
         written += len(data)
+    yield from _written(writes, progress)
     if index:
         yield from write_at(target, part, truth.end, index, progress)
         written += len(index)
@@ -187,7 +190,43 @@ def fetch_batch(
     return best, damage
 
 
-def batch_damage(data: bytearray, batch: Batch, header: VolumeHeader) -> list[Damage]:
+def _stretches(batches: Sequence[Batch]) -> list[list[Batch]]:
+    """Batches that are read and written at once: small ones in a row, as many as one piece holds."""
+    found: list[list[Batch]] = []
+    for batch in batches:
+        if found and batch.end - found[-1][0].offset <= KEEPER_PIECE_BYTES:
+            found[-1].append(batch)
+        else:
+            found.append([batch])
+    return found
+
+
+def _fetch(
+    stretch: Sequence[Batch], truth: Truth, sources: Mapping[str, str], *, ahead: Sequence[Sequence[Batch]], beside: Sequence[Call]
+) -> Steps[tuple[bytearray, list[Damage]]]:
+    """The bytes of some batches in a row: in one go from a copy that has all of them whole, or else batch by batch.
+
+    `ahead`: the batches that are fetched next. `beside`: calls that follow when these are there.
+    """
+    header = truth.header
+    source = next((t for t in sources if all(t in truth.holders[batch.number] for batch in stretch)), None)
+    if source is not None:
+        places = [(other[0].offset, other[-1].end - other[0].offset) for other in ahead]
+        start = stretch[0].offset
+        data = yield from _read(source, sources[source], start, stretch[-1].end - start, ahead=places, beside=beside)
+        if data is not None and len(data) == stretch[-1].end - start:
+            view = memoryview(data)
+            if not any(batch_damage(view[batch.offset - start : batch.end - start], batch, header) for batch in stretch):
+                return data, []
+    whole, damage = bytearray(), list[Damage]()
+    for batch in stretch:
+        data, found = yield from fetch_batch(batch, header, sources, whole_on=truth.holders[batch.number])
+        whole += data
+        damage += found
+    return whole, damage
+
+
+def batch_damage(data: Buffer, batch: Batch, header: VolumeHeader) -> list[Damage]:
     """What of a batch's bytes is not as it was written. Erased fragments are as somebody wanted them."""
     found = [damage for damage in payload_damage(data, batch) if damage.kind is not DamageKind.ERASED]
     try:
@@ -201,14 +240,26 @@ def batch_damage(data: bytearray, batch: Batch, header: VolumeHeader) -> list[Da
 
 def write_at(target: str, path: str, offset: int, data: bytes | bytearray, progress: Progress | None = None) -> Steps[None]:
     """Write `data` in pieces. Not durable before a SYNC. Raises TargetError."""
+    yield from _written(_write_calls(target, path, offset, data), progress)
+
+
+def _write_calls(target: str, path: str, offset: int, data: bytes | bytearray) -> list[Call]:
     view = memoryview(data)
-    for at in range(0, len(view), KEEPER_PIECE_BYTES):
-        piece = view[at : at + KEEPER_PIECE_BYTES]
-        answer = yield from ask(target, Request(Verb.WRITE, path, offset=offset + at, data=piece), f"write {path}")
-        if answer.value != len(piece):
-            raise TargetIOError(target, errno.EIO, doing=f"write {path}: {answer.value} of {len(piece)} bytes")
+    return [
+        Call(target, Request(Verb.WRITE, path, offset=offset + at, data=view[at : at + KEEPER_PIECE_BYTES]))
+        for at in range(0, len(view), KEEPER_PIECE_BYTES)
+    ]
+
+
+def _written(calls: Sequence[Call], progress: Progress | None) -> Steps[None]:
+    """Carry out writes. Raises TargetError."""
+    for call in calls:
+        path, length = call.request.path, len(call.request.data)
+        answer = expect((yield call), call.target, f"write {path}")
+        if answer.value != length:
+            raise TargetIOError(call.target, errno.EIO, doing=f"write {path}: {answer.value} of {length} bytes")
         if progress is not None:
-            progress.bytes_done += len(piece)
+            progress.bytes_done += length
 
 
 def write_checked(target: str, path: str, pieces: Sequence[tuple[int, bytes | bytearray]]) -> Steps[None]:
@@ -236,23 +287,40 @@ def _resume(target: str, part: str, front: bytes, truth: Truth) -> Steps[int]:
     return end
 
 
-def _read(target: str, path: str, offset: int, length: int) -> Steps[bytearray | None]:
-    """`length` bytes at `offset`, shorter at the end of the file; zeroes where a place cannot be read, None where nothing can."""
-    data = bytearray()
-    read = 0
-    while len(data) < length:
-        want = min(length - len(data), KEEPER_PIECE_BYTES)
-        answer = yield Call(target, Request(Verb.READ, path, offset=offset + len(data), length=want, fresh=True))
+def _read(
+    target: str, path: str, offset: int, length: int, *, ahead: Sequence[tuple[int, int]] = (), beside: Sequence[Call] = ()
+) -> Steps[bytearray | None]:
+    """`length` bytes at `offset`, shorter at the end of the file; zeroes where a place cannot be read, None where nothing can.
+
+    `ahead`: offsets and lengths that will be read behind it; `beside`: calls that follow when it was read.
+    """
+    data = bytearray(length)
+    at = read = 0
+    calls = [piece for place in ((offset, length), *ahead) for piece in _pieces(target, path, *place)]
+    while at < length:
+        want = min(length - at, KEEPER_PIECE_BYTES)
+        n = at // KEEPER_PIECE_BYTES
+        answer = yield Call(target, calls[n].request, ahead=(*beside, *calls[n + 1 : n + 1 + AHEAD]))
         if not answer.ok:
             if answer.errno != errno.EIO:
                 return None
-            data.extend(bytes(want))
+            at += want
             continue
         read += 1
-        data += answer.data
+        data[at : at + len(answer.data)] = answer.data
+        at += len(answer.data)
         if len(answer.data) < want:
             break
+    del data[at:]
     return data if read else None
+
+
+def _pieces(target: str, path: str, offset: int, length: int) -> list[Call]:
+    """The reads of a place, as long as a keeper carries out at once."""
+    return [
+        Call(target, Request(Verb.READ, path, offset=offset + at, length=min(KEEPER_PIECE_BYTES, length - at), fresh=True))
+        for at in range(0, length, KEEPER_PIECE_BYTES)
+    ]
 
 
 def _must_be_free(target: str, path: str) -> Steps[None]:

@@ -189,10 +189,22 @@ class Target(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One step: ask the keeper of `target` (by name) for `request`."""
+    """One step: ask the keeper of `target` (by name) for `request`.
+
+    `ahead`: calls that follow, whatever this one's answer is. Whoever drives the steps may begin them early, in their order, so that
+    one target reads while another one writes; to ignore them is always right.
+    """
 
     target: str
     request: Request
+    ahead: tuple[Call, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """The same for the same call named again; the bytes of a write count as the object that they are."""
+        request = self.request
+        data = id(request.data) if request.data else 0
+        return self.target, request.verb, request.path, request.offset, request.length, data
 
 
 #: Multi-step work: yields a Call, is sent its Answer (also on failure: look at `answer.errno`), returns a T.

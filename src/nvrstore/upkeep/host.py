@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from nvrstore.catalog.store import Catalog
@@ -14,7 +15,7 @@ from nvrstore.events import Event
 from nvrstore.model import Gap, Record
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.hub import Hub
-from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Steps, Target
+from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Steps, Target
 from nvrstore.telemetry import get_logger
 
 log = get_logger("upkeep")
@@ -75,22 +76,36 @@ class Runner:
         """Drive `steps` to their end. Raises ClosedError when the recorder stops meanwhile, and whatever the steps raise.
 
         `between` is called before every call: it may wait (a throttle) or raise (the target is no member any more).
+        What calls name as `ahead` is begun early.
         """
+        early: dict[tuple[object, ...], tuple[Call, Future[Answer]]] = {}  # begun before they were asked for; a call keeps its bytes
         try:
             call = next(steps)
             while True:
                 if self.stopping.is_set():
                     raise ClosedError("the recorder is stopping")
                 between()
-                call = steps.send(self._ask(call.target, call.request))
+                begun = early.pop(call.key, None)
+                future = begun[1] if begun else self._submit(call)
+                if call.ahead:
+                    for key in early.keys() - {other.key for other in call.ahead}:
+                        early.pop(key)[1].cancel()  # the steps took another way
+                    for other in call.ahead:
+                        if other.key not in early:
+                            early[other.key] = other, self._submit(other)
+                call = steps.send(self._wait(future))
         except StopIteration as stop:
             value: T = stop.value
             return value
         finally:
+            for _, future in early.values():
+                future.cancel()  # takes it back where it was not sent yet
             steps.close()
 
-    def _ask(self, target: str, request: Request) -> Answer:
-        future = self._targets[target].keeper.submit(request)
+    def _submit(self, call: Call) -> Future[Answer]:
+        return self._targets[call.target].keeper.submit(call.request)
+
+    def _wait(self, future: Future[Answer]) -> Answer:
         waited_s = 0.0
         while not future.done() and waited_s < CALL_S and not self.stopping.is_set():
             try:

@@ -36,6 +36,7 @@ from .wire import (
     TRUNCATE,
     UNLINK,
     WRITE,
+    WRITE_BACK,
     WRITING_MAX,
     Ask,
 )
@@ -264,6 +265,8 @@ class Keeper:
                 raise refuse(errno.EIO)
             done += n
         self.calls.stamps[BYTES] += done
+        if (ask.offset + done) // WRITE_BACK > ask.offset // WRITE_BACK:
+            self.place.write_back(fd)
         return done, b""
 
     def settle(self, path: str) -> None:

@@ -26,6 +26,7 @@ SLOT_BYTES = 1 << 20
 SLOTS = 8
 LIST_PAGE = 500
 WRITING_MAX = 8
+WRITE_BACK = 8 << 20  # of a file that is being copied: then what is dirty is on its way to the medium
 
 OPEN, APPEND, CLOSE = 1, 2, 3
 LOOK, PREPARE, LIST, STAT, SPACE, READ, WRITE, SYNC, TRUNCATE, RENAME, LINK, UNLINK, MKDIR, PUT, RMDIR, ABOUT = range(10, 26)
