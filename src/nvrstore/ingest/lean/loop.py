@@ -101,7 +101,7 @@ class Loop:
                 self._attend(events)
             else:
                 self._both.poll(max(0.0, timed_s + TIMER_S - now_s))
-                self._attend(self._urgent.poll(0))
+            self._attend(self._urgent.poll(0))  # also where sweeps take longer than they are apart: nobody could connect or stop any more
         self.close()
 
     def gather_s(self) -> float:

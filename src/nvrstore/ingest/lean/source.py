@@ -117,9 +117,9 @@ class LeanSource:
             raise
 
     def stop(self) -> None:
-        self._stopping = True
+        told, self._stopping = self._stopping, True
         loop = self._loop
-        if loop is not None and not self._over.is_set():
+        if loop is not None and not told and not self._over.is_set():
             loop.call(self._leave)
 
     def join(self, timeout_s: float) -> bool:
