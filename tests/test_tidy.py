@@ -32,7 +32,8 @@ LAYERS: Final = (
     ("recorder", "archive"),
     ("blocking",),
     ("farm",),
-    ("drills", "bench"),
+    ("drills",),
+    ("bench",),  # looks frames up with the account of drills: one proof for both
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -29,6 +29,7 @@ VERBS: Final = {
     "record": "The recorder in the foreground.",
     "farm": "Simulated cameras over real RTSP.",
     "drill": "Break things on purpose, and see what it costs.",
+    "bench": "How many cameras this machine records without loss.",
     "target": "Prepare a directory as a target; take one out for maintenance.",
     "status": "What a running recorder says of itself.",
     "ls": "What is stored: streams, spans, gaps, marks.",
