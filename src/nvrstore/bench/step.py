@@ -32,7 +32,7 @@ INIT_S: Final = 20.0
 PREFIX: Final = "nvrstore-bench-"
 
 
-class Interrupted(Exception):  # noqa: N818 - a wish, not an error
+class Interrupted(Exception):
     """The user wants the bench to end: the step is not counted."""
 
 
