@@ -144,7 +144,7 @@ def _measured(plan: Plan, farm: Program, recorder: Program, end: threading.Event
     _pause(plan.seconds, end)
     after = _counters(farm.pid, recorder.pid, tree(recorder.pid))
     last = recorder.ask("look")
-    passed_s = after["at_s"] - before["at_s"]
+    passed_s = float(after["at_s"] - before["at_s"])
 
     def cores(what: str) -> float:
         return float(after[what] - before[what]) / passed_s
