@@ -78,6 +78,9 @@ def opening_failed(error: Exception, url: str, waited_s: float, timeout_s: float
             return SourceEndedError(f"{where}: closed before anything came")
         case OSError() if error.errno in _NETWORK_ERRNOS:
             return SourceNetworkError(f"{where}: {text}")
+        case OSError() if error.errno == errno.EPROTONOSUPPORT and rtsp:  # RTSP 461
+            hint = 'set `transport = "udp"`, or "tcp" where that is set already'
+            return SourceSilentError(f"{where}: the camera does not send over the transport that is set ({text})", hint=hint)
         case OSError() if error.errno == errno.EIO:
             what = "the name cannot be resolved, or the connection broke" if rtsp else "no answer that could be read as video"
             return SourceUnreachableError(f"{where}: {what} ({text})", hint=None if rtsp else SourceNotVideoError.hint)
