@@ -10,6 +10,7 @@ from tests.support.commands import nvrstore, refused
 
 from nvrstore.bench.bottleneck import bottleneck_of
 from nvrstore.bench.model import Bottleneck, Step, Usage
+from nvrstore.bench.page import page
 from nvrstore.bench.search import PRECISION, next_streams
 from nvrstore.bench.sizing import size
 
@@ -84,7 +85,9 @@ def test_the_real_verb_measures_and_verifies_a_step(tmp_path: Path) -> None:
     places = tmp_path / "a", tmp_path / "b"
     for place in places:
         place.mkdir()
-    ran = nvrstore("bench", "--streams", 2, "--bitrate", "256k", "--seconds", 2, "--targets", *places, "--json")
+    ran = nvrstore(
+        "bench", "--streams", 2, "--bitrate", "256k", "--seconds", 2, "--targets", *places, "--json", "--html", tmp_path / "page.html"
+    )
     assert ran.status == 0, ran
     (step,) = ran.json["steps"]
     assert step["passed"]
@@ -92,3 +95,19 @@ def test_the_real_verb_measures_and_verifies_a_step(tmp_path: Path) -> None:
     assert step["pss_mb"] > 0 < step["commits"]
     assert ran.json["result"]["streams"] == 2
     assert [list(place.iterdir()) for place in places] == [[], []]
+    assert "2 cameras are recorded" in (tmp_path / "page.html").read_text()
+
+
+def test_the_page_shows_every_step_and_loads_nothing() -> None:
+    """Figures as in the table; what failed is told apart without its colour; text of others is escaped."""
+    failed = replace(GOOD, streams=200, commit_ms_p99=700.0, problem="a <b> c")
+    sizing = size(GOOD, 4_000_000)
+    text = page(
+        [failed, GOOD, replace(LOST, streams=400, usage=None)], streams=100, bottleneck="the disk & more", sizing=sizing, about="2 cores"
+    )
+    assert "100 cameras are recorded" in text
+    assert "the disk &amp; more" in text
+    assert "a &lt;b&gt; c" in text
+    assert text.count("<svg") == 3
+    assert text.count('fill="var(--panel)"') == 5, "a ring for every line of the step that failed"
+    assert not [word for word in ("http:", "https:", "<script", "src=") if word in text]

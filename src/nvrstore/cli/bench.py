@@ -20,6 +20,7 @@ import typer
 
 from nvrstore.bench.bottleneck import bottleneck_of
 from nvrstore.bench.model import Step
+from nvrstore.bench.page import page
 from nvrstore.bench.search import bounds, next_streams
 from nvrstore.bench.sizing import size
 from nvrstore.bench.step import CONNECT_S_MAX, SETTLE_S, Interrupted, Plan, run_step
@@ -41,6 +42,7 @@ def command(
     engine: Annotated[str, typer.Option(help="lean, pyav or auto.")] = "auto",
     most: Annotated[int, typer.Option("--max", help="No more streams than this.", min=1, max=100_000)] = 4096,
     limit: Annotated[float, typer.Option(help="No new step begins after so many seconds.", min=1)] = 1800.0,
+    html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.", show_default=False)] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """How many cameras this machine records without loss, commit p99 under 500 ms. Exit status 0: at least one."""
@@ -64,7 +66,7 @@ def command(
             shutil.rmtree(own, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
-    _report(plan, rate_bps, steps, stopped, one_disk=own is not None, as_json=as_json)
+    _report(plan, rate_bps, steps, stopped, one_disk=own is not None, html=html, as_json=as_json)
     if not any(step.passed for step in steps):
         raise typer.Exit(STATUS_INTERRUPTED if end.is_set() and not steps else 1)
 
@@ -152,12 +154,17 @@ def _search(
             say(f"   {'passed' if step.passed else 'FAILED: ' + step.reason}")
 
 
-def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_disk: bool, as_json: bool) -> None:
+def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_disk: bool, html: Path | None, as_json: bool) -> None:
     best, worst = bounds([(step.streams, step.passed) for step in steps])
     failing = next((step for step in steps if step.streams == worst and not step.passed), None)
     kind, why = bottleneck_of(failing) if failing else ("none", "no step failed")
     top = next((step for step in reversed(steps) if step.passed and step.streams == best), None)
     sizing = size(top, rate_bps) if top else None
+    if html is not None:
+        machine = f"{plan.cores} cores, {platform.machine()}, Linux {platform.release()}"
+        about = f"{machine} · cameras of {rate_bps / 1e6:g} Mbit/s on it too · engine {plan.engine} · {plan.seconds:g} s measured a step"
+        about += " · both targets on one disk" if one_disk else ""
+        html.write_text(page(steps, streams=best, bottleneck=why, sizing=sizing, about=about), encoding="utf-8")
     if as_json:
         host = {"cores": plan.cores, "machine": platform.machine(), "kernel": platform.release()}
         document: dict[str, Any] = {
@@ -179,6 +186,8 @@ def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_d
     say(sizing.sentence if sizing else "not even one step was recorded without loss")
     if stopped != "done":
         say(f"ended early: {stopped}")
+    if html is not None:
+        say(f"The report is in {html}.")
 
 
 def _fields(step: Step) -> dict[str, Any]:

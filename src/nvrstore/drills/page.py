@@ -14,7 +14,7 @@ from typing import Final
 from nvrstore.drills.chart import LEGEND, draw
 from nvrstore.drills.report import DrillReport, Run, ScenarioReport, Spread
 
-_STYLE: Final = """
+STYLE: Final = """
 :root { color-scheme: light dark;
   --ground:#ffffff; --panel:#f4f6f8; --ink:#14202b; --soft:#4b5a68; --line:#c9d2da; --good:#0b6b3a; --bad:#b3121d;
   --fault:#b3121d; --lost:#9a4a00; --back:#0b6b3a; --other:#4b5a68; --frames:#0a5ea8; --age:#7a2f9b;
@@ -55,21 +55,27 @@ def page(report: DrillReport) -> str:
     body = [
         f"<h1>Drill report</h1><p class=soft>{escape(report.started)} · {report.streams} cameras with {report.fps:g} frames/s · "
         f"{escape(report.machine)} · seed {report.seed}</p>",
-        f'<p class="verdict {_mood(report.passed)}">{escape(report.verdict)}</p>',
+        f'<p class="verdict {mood(report.passed)}">{escape(report.verdict)}</p>',
         _summary(report),
         _explained(report),
         *(_section(scenario, report) for scenario in report.scenarios),
     ]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Drill report</title>'
-    head += f"<style>{_STYLE}</style>"
+    return document("Drill report", body)
+
+
+def document(title: str, body: Iterable[str]) -> str:
+    """A self-contained page in this style. `title` is plain text, `body` is HTML."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+    head += f"<style>{STYLE}</style>"
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def _mood(good: bool) -> str:
+def mood(good: bool) -> str:
+    """The class of good or bad news."""
     return "good" if good else "bad"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Cells are HTML already. Columns that begin with ">" hold numbers."""
     numbers = [column.startswith(">") for column in columns]
     head = "".join(
@@ -96,7 +102,7 @@ def _spread(values: Iterable[float | None]) -> str:
 def _word(scenario: ScenarioReport) -> str:
     if not scenario.runs:
         return "<span class=soft>not run</span>"
-    return f"<span class={_mood(scenario.passed)}>{'passed' if scenario.passed else 'FAILED'}</span>"
+    return f"<span class={mood(scenario.passed)}>{'passed' if scenario.passed else 'FAILED'}</span>"
 
 
 def _summary(report: DrillReport) -> str:
@@ -122,7 +128,7 @@ def _summary(report: DrillReport) -> str:
         ">commits again",
         "copies equal",
     ]
-    return _table(columns, map(row, report.scenarios))
+    return table(columns, map(row, report.scenarios))
 
 
 def _explained(report: DrillReport) -> str:
@@ -164,12 +170,12 @@ def _run(run: Run, number: int, of: int, report: DrillReport) -> str:
     parts = [f"<p class=soft>{which} <code>{escape(run.seed)}</code>. How the fault was made: {escape(run.how)}.</p>"]
     parts += [f"<p class=bad>{escape(problem)}</p>" for problem in run.problems]
     parts += [
-        f"<p>{escape(name.upper())}: <span class={_mood(kept)}>{'met' if kept else 'MISSED'}</span></p>"
+        f"<p>{escape(name.upper())}: <span class={mood(kept)}>{'met' if kept else 'MISSED'}</span></p>"
         for name, kept in run.objectives.items()
     ]
     parts.append(draw(run, report.fps))
     parts += [f"<p class=soft>{escape(note[:1].upper() + note[1:])}.</p>" for note in run.notes]
-    parts.append(_table([">at", "what happened"], ([f"{moment.t_s:.2f} s", escape(moment.text)] for moment in run.moments)))
+    parts.append(table([">at", "what happened"], ([f"{moment.t_s:.2f} s", escape(moment.text)] for moment in run.moments)))
     rows = (
         [
             escape(s.stream),
@@ -191,5 +197,5 @@ def _run(run: Run, number: int, of: int, report: DrillReport) -> str:
         ">longest wait for a frame, before",
         ">and since the fault",
     ]
-    parts.append(f"<details><summary>Every stream</summary>{_table(columns, rows)}</details>")
+    parts.append(f"<details><summary>Every stream</summary>{table(columns, rows)}</details>")
     return "\n".join(parts)
