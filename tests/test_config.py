@@ -342,6 +342,12 @@ def test_a_mistake_is_told_with_its_place(text: str, place: str, sentence: str) 
             "journal[0].volume_bytes",
             'must be a size such as "10GB", "10GiB" or a number of bytes',
         ),
+        (
+            'state = "/var',
+            'workers = 2, state = "/var',
+            "recorder.workers",
+            "must be 0: this version records in threads of the host, not in processes of their own",
+        ),
         ('state = "/var', 'timezone = "CEST", state = "/var', "recorder.timezone", 'must be an IANA name such as "Europe/Berlin"'),
     ],
 )

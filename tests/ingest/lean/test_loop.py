@@ -10,7 +10,7 @@ from nvrstore.clock import SYSTEM_CLOCK, ManualClock
 from nvrstore.errors import SourceError
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.lean import LeanEngine
-from nvrstore.ingest.lean.loop import Loop
+from nvrstore.ingest.lean.loop import TURN, Loop
 from nvrstore.ingest.lean.rtp import Sequence as Numbers
 from nvrstore.ingest.lean.rtp import receiver_report
 from nvrstore.model import Media, Sample, TrackConfig
@@ -63,6 +63,30 @@ def test_a_loop_that_is_late_with_every_sweep_still_hears_calls_and_new_connecti
     assert heard
 
 
+def test_within_one_sweep_the_urgent_ones_have_their_turns() -> None:
+    """Setting up a session takes five answers: one in each sweep of a second or two, and cameras are given up before they play."""
+    clock = ManualClock()
+    loop = Loop(clock)
+    floods = [Flood(clock) for _ in range(3 * TURN)]
+    reads: list[int] = []
+    try:
+        for flood in floods:
+            loop.add(flood)
+            loop.watch(flood, playing=True, writing=False)
+
+        def again() -> None:
+            reads.append(sum(flood.reads for flood in floods))
+            if len(reads) < 4:
+                loop.call(again)
+
+        loop.call(again)
+        loop.run(lambda: len(reads) < 4)
+    finally:
+        for flood in floods:
+            flood.close()
+    assert reads[-1] - reads[0] <= 3 * TURN
+
+
 class Deaf:
     """A receiver that only knows when it is over."""
 
@@ -70,8 +94,6 @@ class Deaf:
         self.over = threading.Event()
 
     def on_track(self, config: TrackConfig) -> None: ...
-
-    def on_sample(self, sample: Sample) -> None: ...
 
     def on_samples(self, samples: Sequence[Sample]) -> None: ...
 

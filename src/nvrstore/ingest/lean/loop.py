@@ -30,6 +30,7 @@ GATHER_S_MIN: Final = 0.02  # half a frame's time: live pictures are not late wh
 GATHER_S_MAX: Final = 0.2  # 100 KB of a camera of 4 Mbit/s; for more the kernel keeps more, as it sees how much is read at once
 GATHER_S_EACH: Final = 0.001  # per camera that plays
 TIMER_S: Final = 0.1  # connections are asked this often whether something is due
+TURN: Final = 32  # so many of those that play are read before the urgent ones are looked at again
 BUFFER_BYTES: Final = 1 << 20
 _IN, _OUT = 1, 4  # EPOLLIN, EPOLLOUT: the same everywhere epoll is
 
@@ -98,10 +99,10 @@ class Loop:
             events = self._media.poll(0, len(self._playing) or 1)
             if events:
                 sweep_s = now_s + self.gather_s() * (0.7 + 0.6 * random())
-                self._attend(events)
+                self._sweep(events)
             else:
                 self._both.poll(max(0.0, timed_s + TIMER_S - now_s))
-            self._attend(self._urgent.poll(0))  # also where sweeps take longer than they are apart: nobody could connect or stop any more
+                self._attend(self._urgent.poll(0))
         self.close()
 
     def gather_s(self) -> float:
@@ -118,16 +119,25 @@ class Loop:
             epoll.close()
         os.close(self._wake)
 
+    def _sweep(self, events: list[tuple[int, int]]) -> None:
+        """Read from all that play, a few at a time: where a sweep takes long, sessions must be set up and ended all the same."""
+        playing = [(fd, event, self._handlers.get(fd)) for fd, event in events]
+        for at in range(0, len(playing), TURN):
+            self._serve(playing[at : at + TURN])
+            self._attend(self._urgent.poll(0))
+
     def _attend(self, events: list[tuple[int, int]]) -> None:
-        for fd, event in events:
+        self._serve([(fd, event, self._handlers.get(fd)) for fd, event in events])
+
+    def _serve(self, events: list[tuple[int, int, Handler | None]]) -> None:
+        for fd, event, handler in events:
             if fd == self._wake:
                 os.eventfd_read(self._wake)
                 while self._calls:
                     self._calls.popleft()()
                 continue
-            handler = self._handlers.get(fd)
-            if handler is None:
-                continue
+            if handler is None or self._handlers.get(fd) is not handler:
+                continue  # it was closed meanwhile; its number may be another one's already
             try:
                 if event & _OUT:
                     handler.writable()
