@@ -6,14 +6,9 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.camera import Camera, Peer, pictures
 from tests.support.ingest import Ear
 from tests.support.packets import Wire, framed
@@ -24,7 +19,6 @@ from nvrstore.errors import (
     SourceError,
     SourceRefusedError,
     SourceSilentError,
-    SourceUnreachableError,
 )
 from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.lean import LeanEngine, LeanSource
@@ -263,49 +257,6 @@ def test_an_address_that_is_none_is_told(url: str) -> None:
     with session(url) as (_, ear):
         assert isinstance(ear.end(), SourceError)
         assert ear.ends[0].__context__ is None
-
-
-# --- TLS
-
-
-def certificate(folder: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "camera")])
-    now = datetime.now(UTC)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(7)
-    built = built.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
-    built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName("camera")]), critical=False)
-    signed = built.sign(key, hashes.SHA256())
-    path = folder / "camera.pem"
-    plain = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + plain)
-    return path
-
-
-def test_a_camera_over_tls_is_recorded(tmp_path: Path) -> None:
-    """Its self-signed certificate is not looked at, as with the other engine."""
-    with Camera(tls=certificate(tmp_path), on_play=lambda peer: peer.play(200)) as camera, session(camera.url) as (_, ear):
-        ear.hear(200)
-        assert whole(ear)
-
-
-def test_a_certificate_is_looked_at_where_that_is_asked_for(tmp_path: Path) -> None:
-    """`tls_verify`, with its authorities in `ca_file`: the wrong name, or nobody's word for it, and there is no session."""
-    path = certificate(tmp_path)
-    for options in ({"tls_verify": "1"}, {"tls_verify": "1", "ca_file": str(path)}):
-        with Camera(tls=path) as camera, session(camera.url, options=options) as (_, ear):
-            assert isinstance(ear.end(), SourceUnreachableError)
-    with session("rtsps://127.0.0.1:1/main", options={"ca_file": str(tmp_path / "nothing")}) as (_, ear):
-        assert "ca_file" in ear.end().message
-
-
-def test_a_port_that_speaks_no_tls_is_told(tmp_path: Path) -> None:
-    """And the other way round."""
-    with Camera() as camera, session(camera.url.replace("rtsp:", "rtsps:"), timeout_s=0.3) as (_, ear):
-        assert isinstance(ear.end(), SourceError)
-    with Camera(tls=certificate(tmp_path)) as camera, session(camera.url.replace("rtsps:", "rtsp:"), timeout_s=0.3) as (_, ear):
-        assert isinstance(ear.end(), SourceError)
 
 
 # --- one camera's trouble is its own

@@ -5,8 +5,9 @@
     interleaved.py  frames and messages told apart                        tracks.py       which tracks, and who reads them
     hot.py          video packets to access units (h264.py, hevc.py)      video.py        access units to samples
     sound.py        sound packets to samples (aac.py, g711.py, opus.py)   rtp.py          sequence numbers, RTCP
+    tls.py          certificates, and why they are refused
 
-All but the first two are pure: bytes and values. What the engine does not speak (UDP, other codecs) it says while connecting.
+All but the first two and the last are pure: bytes and values. What the engine does not speak (UDP, other codecs) it says while connecting.
 """
 
 from nvrstore.ingest.lean.source import LeanEngine, LeanSource

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from nvrstore.errors import SourceEndedError, SourceError, SourceSilentError, SourceUnreachableError, redact
+from nvrstore.errors import SourceEndedError, SourceError, SourceSilentError, redact
 from nvrstore.ingest.contract import Receiver, SourceRequest
 from nvrstore.ingest.errors import opening_failed, reading_failed
 from nvrstore.ingest.lean import tracks
@@ -26,6 +26,7 @@ from nvrstore.ingest.lean.loop import BUFFER_BYTES, Loop
 from nvrstore.ingest.lean.messages import MessageError, parse
 from nvrstore.ingest.lean.rtp import STRANGERS_MAX, receiver_report
 from nvrstore.ingest.lean.rtsp import Client, State
+from nvrstore.ingest.lean.tls import failed as tls_failed
 from nvrstore.telemetry import get_logger
 
 LEAVE_S: Final = 0.5  # for a TEARDOWN to be answered
@@ -126,8 +127,7 @@ class Connection:
         except ssl.SSLWantWriteError:
             self._loop.watch(self, playing=False, writing=True)
         except OSError as error:
-            reason = getattr(error, "reason", None) or error.strerror or type(error).__name__
-            self._finish(SourceUnreachableError(f"{self.client.where}: no TLS connection ({redact(str(reason))})", hint=_TLS_HINT))
+            self._finish(tls_failed(error, self.client.where))
         else:
             self._secured = True
             self._greet()
@@ -368,4 +368,3 @@ class Connection:
 
 
 _PORT_HINT: Final = "is that an RTSP port? the camera may be full, or starting"
-_TLS_HINT: Final = 'does the camera speak TLS at this port? its certificate is looked at only with `options = {tls_verify = "1"}`'

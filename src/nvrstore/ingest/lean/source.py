@@ -20,7 +20,7 @@ from nvrstore.config.login import split_login, split_url
 from nvrstore.errors import SourceEndedError, SourceError, SourceNotVideoError, SourceUnreachableError, redact
 from nvrstore.ingest.contract import Receiver, SourceFactory, SourceRequest, resolved
 from nvrstore.ingest.errors import SourceUnsupportedError
-from nvrstore.ingest.lean import tracks
+from nvrstore.ingest.lean import tls, tracks
 from nvrstore.ingest.lean.auth import Login
 from nvrstore.ingest.lean.connection import Address, Connection
 from nvrstore.ingest.lean.loop import Loop
@@ -223,20 +223,5 @@ def _addresses(url: str, request: SourceRequest) -> tuple[list[Address], tuple[s
         failed = getattr(error, "strerror", None) or "it is no name"
     if failed:
         raise SourceUnreachableError(f"{where}: the name cannot be resolved ({failed})")
-    secure = (_context(request), host) if parts.scheme.lower() == "rtsps" else None
+    secure = (tls.context(request), host) if parts.scheme.lower() == "rtsps" else None
     return [(family, address) for family, _, _, _, address in found], secure
-
-
-def _context(request: SourceRequest) -> ssl.SSLContext:
-    """TLS as libav does it: cameras sign their certificates themselves, so they are looked at only where that is asked for."""
-    failed = ""
-    try:
-        context = ssl.create_default_context(cafile=request.options.get("ca_file"))
-    except (OSError, ValueError) as error:
-        failed = getattr(error, "strerror", None) or str(error)
-    if failed:
-        raise SourceError(f"{request.stream}: the certificates in `ca_file` cannot be read ({failed})")
-    if request.options.get("tls_verify", "0") in ("", "0"):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
