@@ -19,7 +19,7 @@ class Sizing:
     with_reserve: int
     bitrate_bps: int
     per_100_cores: float
-    per_100_mb: float
+    per_100_mb: float  # MiB, as the kernel counts
     per_100_mb_s: float
     per_100_tb_day: float
 
@@ -27,7 +27,7 @@ class Sizing:
     def sentence(self) -> str:
         return (
             f"this machine: {self.streams} cameras of {self.bitrate_bps / 1e6:g} Mbit/s; with {RESERVE * 100:.0f} % in reserve "
-            f"{self.with_reserve}; per 100 cameras: {self.per_100_cores:.2f} cores, {self.per_100_mb:.0f} MB, "
+            f"{self.with_reserve}; per 100 cameras: {self.per_100_cores:.2f} cores, {self.per_100_mb:.0f} MiB, "
             f"{self.per_100_mb_s:.1f} MB/s to each target, {self.per_100_tb_day:.2f} TB a day on each target"
         )
 

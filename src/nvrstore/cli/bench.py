@@ -67,7 +67,7 @@ def command(
         for number, handler in before.items():
             signal.signal(number, handler)
     _report(plan, rate_bps, steps, stopped, one_disk=own is not None, html=html, as_json=as_json)
-    if not any(step.passed for step in steps):
+    if not bounds([(step.streams, step.passed) for step in steps])[0]:
         raise typer.Exit(STATUS_INTERRUPTED if end.is_set() and not steps else 1)
 
 
@@ -180,10 +180,10 @@ def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_d
         }
         print_json(document)
         return
-    show_table([">streams", ">CPU %", ">machine - farm %", ">PSS MB", ">p50 ms", ">p99 ms", ">connect s", ">sent", ">lost", ">MB/s", ""],
+    show_table([">streams", ">CPU %", ">machine - farm %", ">PSS MiB", ">p50 ms", ">p99 ms", ">connect s", ">sent", ">lost", ">MB/s", ""],
                [_row(step) for step in sorted(steps, key=lambda step: step.streams)])  # fmt: skip
     say(f"bottleneck: {why}")
-    say(sizing.sentence if sizing else "not even one step was recorded without loss")
+    say(sizing.sentence if sizing else "not even one stream was recorded without loss")
     if stopped != "done":
         say(f"ended early: {stopped}")
     if html is not None:
