@@ -49,7 +49,7 @@ class Soak:
     fps: int = 10  # as cameras send second streams of this size; what is traced costs by the frame
 
 
-# A leak of a hundred bytes per frame would be 0.3 MB in the minute, and 540 MB in the 20 minutes.
+# A leak of a hundred bytes per frame would be 240 KB in the minute, and 180 MB in the 20 minutes.
 MINUTE: Final = Soak(8, 60, 1.0, 1 << 20, 5 << 20, 200_000, 8 << 20)
 TWENTY_MINUTES: Final = Soak(300, 1200, 5.0, 128 << 20, 1 << 30, 4 << 20, 48 << 20)
 
