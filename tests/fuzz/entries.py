@@ -332,42 +332,52 @@ class _Still:
 _STILL: Final = _Still()  # its buffer is a megabyte: it is made once
 
 
+def handshake(video: str, sound: str) -> list[bytes]:
+    """What an orderly camera answers up to PLAY, its sessions ending after a second."""
+    body = (VIDEO[video] + SOUND[sound]).encode()
+    ok = b"RTSP/1.0 200 OK\r\nSession: 1;timeout=1\r\n"
+    return [ok + b"\r\n", ok + b"Content-Length: %d\r\n\r\n" % len(body) + body, ok + b"\r\n", ok + b"\r\n", ok + b"\r\n"]
+
+
+def opened(reads: list[bytes], *, login: Login | None = None) -> tuple[Connection, Strict]:
+    """A connection that is about to hear `reads`; more may be put behind them."""
+    receiver = Strict()
+    client = Client(URL, login, lambda found: tracks.choose(found, request_of(), URL, strict=False))
+    over = lambda error: receiver.on_ended(error or SourceError("redirect"))  # noqa: E731
+    made = Connection(cast("Loop", _STILL), request_of(), receiver, client, [], None, over)
+    made.sock = cast("socket.socket", _Wire(reads))
+    made._connected = True
+    made._greet()
+    return made, receiver
+
+
+def hear(made: Connection, *, passes_s: float = 0.0) -> None:
+    """Read once, as the loop does; so much time passes behind it."""
+    _STILL.read(made)
+    if passes_s:
+        _STILL.clock.advance(passes_s)
+        made.due(_STILL.clock.monotonic_s())
+
+
 def connection(data: bytes) -> None:
     """A camera that shakes hands, or not, and then sends anything, while time passes."""
     script = Script(data)
     flags = script.number()
-    loop, receiver = _STILL, Strict()
-    choose = lambda found: tracks.choose(found, request_of(), URL, strict=False)  # noqa: E731
-    client = Client(URL, Login("admin", "x") if flags & 1 else None, choose)
     reads: list[bytes] = []
     if flags & 2:
-        body = (
-            VIDEO["hevc" if flags & 4 else "h264"] + SOUND[("aac", "g711", "opus")[flags >> 3 & 3 if flags >> 3 & 3 < 3 else 0]]
-        ).encode()
-        ok = b"RTSP/1.0 200 OK\r\nSession: 1;timeout=1\r\n"
-        reads += [ok + b"\r\n", ok + b"Content-Length: %d\r\n\r\n" % len(body) + body, ok + b"\r\n", ok + b"\r\n", ok + b"\r\n"]
+        reads += handshake("hevc" if flags & 4 else "h264", ("aac", "g711", "opus", "aac")[flags >> 3 & 3])
     if flags & 32:
-        reads.append(_packets(script, 96 + (flags >> 6 & 1), flags >> 6 & 2))
+        reads.append(_packets(script, 96 + (flags >> 6 & 1), flags >> 6 & 2) or b"$")
     while script.rest:
-        reads.append(script.piece())
-    wire = _Wire([piece for piece in reads if piece])
-    made = Connection(
-        cast("Loop", loop), request_of(), receiver, client, [], None, lambda error: receiver.on_ended(error or SourceError("redirect"))
-    )
-    made.sock = cast("socket.socket", wire)
-    made._connected = True
-    made._greet()
-    while wire.reads and not receiver.ends:
-        made.readable(loop.buffer, loop.view)
-        if flags & 128:
-            loop.clock.advance(1.1)
-            made.due(loop.clock.monotonic_s())
+        reads.append(script.piece() or b"$")
+    made, receiver = opened(reads, login=Login("admin", "x") if flags & 1 else None)
+    while reads and not receiver.ends:
+        hear(made, passes_s=1.1 if flags & 128 else 0.0)
     for _ in range(3):
-        loop.clock.advance(30.0)
         if not receiver.ends:
-            made.due(loop.clock.monotonic_s())
+            hear(made, passes_s=30.0)
     assert len(receiver.ends) == 1
-    assert wire.closed
+    assert cast("_Wire", made.sock).closed
 
 
 ENTRIES: Final[Mapping[str, Callable[[bytes], None]]] = {

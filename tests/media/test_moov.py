@@ -15,9 +15,10 @@ from tests.support.encoded import Encoded, demuxed, encode_audio, encode_video
 from tests.support.media import Named, placed, sample
 
 from nvrstore.errors import FormatError, SourceNotVideoError
+from nvrstore.media import init
 from nvrstore.media.boxes import find, walk
 from nvrstore.media.fragment import Fragmenter
-from nvrstore.media.init import AAC_RATES, audio_config, audio_specific_config, video_config
+from nvrstore.media.init import AAC_RATES, CACHED_BYTES_MAX, audio_config, audio_specific_config, video_config
 from nvrstore.media.moov import FoundTrack, ftyp, moov, tracks_of
 from nvrstore.media.nal import AccessUnits, split_lengths
 from nvrstore.model import Fragment, Media, TrackConfig, TrackKey
@@ -179,6 +180,16 @@ def test_camera_13_flapping_sets_keep_the_configuration_and_another_size_changes
     assert not one.continues(video_config(codec, large.extradata, 320, 240))
     flapped = TrackConfig(one.media, one.codec, one.timescale, one.trak + b"other sets", one.width, one.height)
     assert one.continues(flapped)
+
+
+def test_camera_13_only_configurations_of_a_usual_size_are_kept() -> None:
+    """A camera that sends hundreds of large parameter sets, always others, would fill gigabytes with configurations that come once."""
+    usual = encode_video("h264", width=320, height=240, frames=1).extradata
+    assert video_config("h264", usual, 320, 240) is video_config("h264", usual, 320, 240)
+    large = usual + b"\0\0\0\1\x68\x70" + b"\x55" * CACHED_BYTES_MAX  # a picture parameter set of another number
+    kept = init._video.cache_info().currsize
+    assert video_config("h264", large[:-8], 320, 240) is not video_config("h264", large[:-8], 320, 240)
+    assert init._video.cache_info().currsize == kept
 
 
 def test_camera_19_sound_that_mp4_does_not_carry_is_refused_with_a_hint() -> None:

@@ -36,6 +36,9 @@ _AUDIO_CODECS: Final = {
     "pcm_s16le": b"A_PCM/INT/LIT",
     "pcm_s16be": b"A_PCM/INT/BIG",
 }
+# Parameter sets have a few dozen bytes. A camera that sends hundreds of large ones, always others, must not fill the cache: with 288 of
+# 4 KiB each, 1,024 configurations would hold 2.4 GB.
+CACHED_BYTES_MAX: Final = 4096
 STORED_VIDEO: Final = frozenset(_VIDEO_CODECS)
 STORED_AUDIO: Final = frozenset(_AUDIO_CODECS)
 
@@ -59,7 +62,8 @@ def video_config(codec: str, extradata: bytes, width: int, height: int) -> Track
         extradata = b""
     if width <= 0 or height <= 0:
         raise SourceNotVideoError(f"the size of the {codec} picture is not known")
-    return _video(codec, extradata, width, height)
+    make = _video if len(extradata) <= CACHED_BYTES_MAX else _video.__wrapped__
+    return make(codec, extradata, width, height)
 
 
 @lru_cache(maxsize=1024)
