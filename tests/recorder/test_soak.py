@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -193,6 +194,7 @@ def test_nothing_grows_and_nothing_drifts_while_old_footage_goes(tmp_path: Path)
         pss_bytes=last["pss_bytes"],
         samples=last["samples"],
         reconnects=last["reconnects"],
+        reconnects_at_s=[b["at_s"] for a, b in pairwise(looks) if b["reconnects"] > a["reconnects"]],
         packets_lost=last["packets_lost"],
         volumes_pruned=last["pruned"],
         volumes_kept=account.volumes,
