@@ -179,15 +179,21 @@ def copies_equal(folder: Path) -> None:
         raise RuntimeError(f"the copies differ: {different[:3]}")
 
 
-def measure_copy(folder: Path, size_mb: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, by who copied. The volumes take `size_mb`, about."""
+def prepare(folder: Path) -> str:
+    """Two empty targets with the journal on both; the journal's id."""
     for name in "ab":
         (folder / name).mkdir()
+    journal_id = new_id()
     with targets(folder) as places:
-        journal_id = new_id()
         for name in places:
             run_steps(init_target(name), places, timeout_s=WAIT_S)
             run_steps(ensure_journal(name, JOURNAL, journal_id), places, timeout_s=WAIT_S)
+    return journal_id
+
+
+def measure_copy(folder: Path, size_mb: int, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round, by who copied. The volumes take `size_mb`, about."""
+    journal_id = prepare(folder)
     film, begin_ns = samples(), SYSTEM_CLOCK.utc_ns() - 3600 * NS_PER_S
     for number in range(max(1, size_mb * MIB // VOLUME_BYTES)):
         write_volume(folder / "a", journal_id, number, begin_ns + number * 60 * NS_PER_S, film)
@@ -226,13 +232,7 @@ def wait(core: RecorderCore, holds: Any, what: str) -> None:
 
 def measure_live(folder: Path, options: argparse.Namespace) -> tuple[dict[str, list[float]], float, str]:
     """Commit latencies by phase, MB/s of the resync, and what of the frames was verified. Raises RuntimeError when a frame is lost."""
-    for name in "ab":
-        (folder / name).mkdir()
-    with targets(folder) as places:
-        journal_id = new_id()
-        for name in places:
-            run_steps(init_target(name), places, timeout_s=WAIT_S)
-            run_steps(ensure_journal(name, JOURNAL, journal_id), places, timeout_s=WAIT_S)
+    journal_id = prepare(folder)
     throttle = options.resync_mbit * 1_000_000
     film, begin_ns = samples(), SYSTEM_CLOCK.utc_ns() - 3600 * NS_PER_S
     history = folder / "history"
@@ -283,10 +283,10 @@ def measure_live(folder: Path, options: argparse.Namespace) -> tuple[dict[str, l
         finally:
             core.stop()
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from benchmarks.verify import verify_archive
+    from nvrstore.bench.verify import verify_archive
 
     lines = {"streams": [{"stream": s.stream, "ranges": [[r.first, r.last] for r in s.ranges]} for s in sent]}
-    lost, frames, problem = verify_archive(folder, lines)
+    lost, frames, problem = verify_archive(folder / "a", folder / "b", lines)
     if lost or problem:
         raise RuntimeError(f"{lost} of {frames} frames are lost; {problem}")
     return found, mb_per_s, f"{frames} frames, none lost"

@@ -27,14 +27,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nvrstore.bench.proc import cpu_s, machine_s, pss_mb, tree
+from nvrstore.bench.program import Cameras
+
 ROOT = Path(__file__).resolve().parent.parent
-TICKS = os.sysconf("SC_CLK_TCK")
 SETTLE_S = 6.0  # what connecting costs is another question
 PEERS = ("ffmpeg", "ffmpeg-one-copy", "gstreamer")
 
@@ -57,104 +57,20 @@ class Figures:
 # --- measuring
 
 
-def tree(pid: int) -> list[int]:
-    """`pid` and all its descendants."""
-    found, todo = [], [pid]
-    while todo:
-        one = todo.pop()
-        found.append(one)
-        try:
-            for task in os.listdir(f"/proc/{one}/task"):
-                todo += [int(child) for child in Path(f"/proc/{one}/task/{task}/children").read_text().split()]
-        except OSError:
-            continue
-    return sorted(set(found))
-
-
-def cpu_s(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        total += int(fields[11]) + int(fields[12])
-    return total / TICKS
-
-
-def machine_s() -> float:
-    """Busy seconds of all cores."""
-    user, nice, system, _idle, _wait, irq, softirq, *_ = (int(f) for f in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:])
-    return (user + nice + system + irq + softirq) / TICKS
-
-
-def pss_mb(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-    return total / 1024
-
-
-class Farm:
-    """`nvrstore farm` in a process of its own, steered by JSON lines."""
-
-    def __init__(self, streams: int, bitrate: str) -> None:
-        command = [sys.executable, "-m", "nvrstore", "farm", "--streams", str(streams), "--port", "0", "--bitrate", bitrate]
-        self.process = subprocess.Popen([*command, "--json", "--control"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started = self._line()
-        self.port = int(started["port"])
-
-    def _line(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        loaded: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return loaded
-
-    def ask(self, do: str) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": do}) + "\n")
-        self.process.stdin.flush()
-        return self._line()
-
-    def url(self, i: int) -> str:
-        return f"rtsp://127.0.0.1:{self.port}/cam{i}"
-
-    def close(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-@contextmanager
-def farm_of(streams: int, bitrate: str) -> Iterator[Farm]:
-    farm = Farm(streams, bitrate)
-    try:
-        yield farm
-    finally:
-        farm.close()
-
-
-def measure(pid: int, farm: Farm, seconds: float) -> tuple[float, float, float]:
+def measure(pid: int, farm: Cameras, seconds: float) -> tuple[float, float, float]:
     """CPU seconds of the tree, of the machine without the farm, and PSS in MB at the end."""
     time.sleep(SETTLE_S)
-    begin, machine, farming = cpu_s(tree(pid)), machine_s(), cpu_s([farm.process.pid])
+    begin, machine, farming = cpu_s(tree(pid)), machine_s(), cpu_s([farm.pid])
     time.sleep(seconds)
     pids = tree(pid)
     used = cpu_s(pids) - begin
-    return used, machine_s() - machine - (cpu_s([farm.process.pid]) - farming), pss_mb(pids)
+    return used, machine_s() - machine - (cpu_s([farm.pid]) - farming), pss_mb(pids)
 
 
 # --- the recorder
 
 
-def run_ours(n: int, farm: Farm, folder: Path, seconds: float, engine: str) -> Figures:
+def run_ours(n: int, farm: Cameras, folder: Path, seconds: float, engine: str) -> Figures:
     """Record with the library in a child process; verify through the archive."""
     child = subprocess.Popen(
         [sys.executable, __file__, "--child", str(folder), "--port", str(farm.port), "--streams", str(n), "--engine", engine],
@@ -176,9 +92,9 @@ def run_ours(n: int, farm: Farm, folder: Path, seconds: float, engine: str) -> F
         if child.poll() is None:
             child.kill()
             child.wait()
-    from benchmarks.verify import verify_archive
+    from nvrstore.bench.verify import verify_archive
 
-    lost, frames, problem = verify_archive(folder, sent)
+    lost, frames, problem = verify_archive(folder / "a", folder / "b", sent)
     return Figures(
         f"nvrstore {engine}",
         n,
@@ -258,7 +174,7 @@ def command_of(peer: str, url: str, folder: Path, i: int) -> str:
 NAMES = {"ffmpeg": "ffmpeg -f tee", "ffmpeg-one-copy": "ffmpeg, one copy", "gstreamer": "splitmuxsink, one copy"}
 
 
-def run_peer(peer: str, n: int, farm: Farm, folder: Path, seconds: float) -> Figures:
+def run_peer(peer: str, n: int, farm: Cameras, folder: Path, seconds: float) -> Figures:
     """One process per camera."""
     copies = [folder / name for name in ("ab" if peer == "ffmpeg" else "a")]
     for copy in copies:
@@ -338,7 +254,7 @@ def main() -> int:
         for who in (*args.engine.split(","), *peers):
             folder = Path(tempfile.mkdtemp(prefix="nvrstore-bench-", dir=args.dir))
             try:
-                with farm_of(n, args.bitrate) as farm:
+                with Cameras(n, args.bitrate) as farm:
                     if who in PEERS:
                         results.append(run_peer(who, n, farm, folder, args.seconds))
                     else:

@@ -1,4 +1,4 @@
-"""A benchmark counts only what was verified: our archives frame by frame, other recorders' files by the number of frames."""
+"""A benchmark counts only what was verified: other recorders' files by the number of frames; our archives are nvrstore.bench.verify's."""
 
 from __future__ import annotations
 
@@ -8,36 +8,7 @@ from typing import Any
 
 import av
 
-from nvrstore.drills.account import differences, take_account
-
-
-def _sent(sent: Mapping[str, Any]) -> dict[str, list[list[int]]]:
-    return {f"cam{line['stream']}": line["ranges"] for line in sent["streams"]}
-
-
-def verify_archive(folder: Path, sent: Mapping[str, Any]) -> tuple[int, int, str]:
-    """Frames lost, frames sent, and what is wrong besides. What was sent before the first recorded frame was not asked for."""
-    account = take_account(folder / "a", "main")
-    problems = list(account.damage) + differences(folder / "a", folder / "b", "main")
-    lost = frames = 0
-    for stream, ranges in _sent(sent).items():
-        report = account.reports.get(stream)
-        numbers = {number for first, last in ranges for number in range(first, last + 1)}
-        if report is None or not report.ranges:
-            lost += len(numbers)
-            frames += len(numbers)
-            continue
-        begin = report.ranges[0].first
-        wanted = {number for number in numbers if number >= begin}
-        there = {number for piece in report.ranges for number in range(piece.first, piece.last + 1)}
-        frames += len(wanted)
-        missing = sorted(wanted - there)
-        lost += len(missing)
-        if missing:
-            problems.append(f"{stream} lacks {len(missing)} of {begin} to {ranges[-1][1]}: {missing[:5]}")
-        if report.duplicated or report.damaged:
-            problems.append(f"{stream}: {len(report.duplicated)} frames twice, {len(report.damaged)} damaged")
-    return lost, frames, "; ".join(problems[:3])
+from nvrstore.bench.verify import sent_ranges
 
 
 def verify_files(copies: Sequence[Path], streams: int, sent: Mapping[str, Any]) -> tuple[int, int, str]:
@@ -55,7 +26,7 @@ def verify_files(copies: Sequence[Path], streams: int, sent: Mapping[str, Any]) 
                 except (av.FFmpegError, IndexError):
                     problem = f"{path.name} cannot be read"
             counts.append(count)
-        expected = sum(last - first + 1 for first, last in _sent(sent)[f"cam{i}"])
+        expected = sum(last - first + 1 for first, last in sent_ranges(sent)[f"cam{i}"])
         frames += expected
         lost += max(0, expected - min(counts))
     return lost, frames, problem
