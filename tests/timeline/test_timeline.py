@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -267,3 +268,35 @@ def test_whatever_the_clocks_do_no_sample_is_lost_and_time_is_in_order(events: l
     assert sorted(run.id for run in closed) == sorted(began)
     assert sum(run.samples for run in closed) == len(events)
     assert all(run.end_ns is not None and run.media_ticks is not None and run.media_ticks > 0 for run in closed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_samples_that_came_together_are_placed_as_if_they_had_come_one_by_one(seed: int) -> None:
+    """Reads of any size, across jumps, resets, stamps that stand still, drift and jitter: the same samples, the same runs, the same UTC."""
+    chance = random.Random(seed)
+    sent: list[Sample] = []
+    dts, at_s, way = 0, 0.0, 1.0 + chance.choice((0, 40, -40)) / 1e6
+    for _ in range(2500):
+        at_s += 0.04
+        dts += round(3600 * way)
+        if chance.random() < 0.003:
+            step = chance.choice(("hole", "leap", "reset", "stuck"))
+            at_s += 7.0 if step == "hole" else 0.0
+            dts += {"hole": 630_000, "leap": 9_000_000, "reset": -dts, "stuck": -3600}[step]
+        sent.append(sample(dts, at_s=at_s + chance.random() * 0.03))
+    reads: list[list[Sample]] = []
+    while sent:
+        count = chance.randint(1, 6)
+        read, sent = sent[:count], sent[count:]
+        last = read[-1]
+        reads.append([one._replace(arrival_ns=last.arrival_ns, arrival_s=last.arrival_s) for one in read])
+    singly, together = timeline(), timeline()
+    one_by_one = place(singly, (one for read in reads for one in read))
+    at_once = [placement for read in reads for placement in together.place(read)]
+    for out, made in ((one_by_one, singly), (at_once, together)):
+        out += made.disconnect()[0]
+    assert [p.sample for p in at_once] == [p.sample for p in one_by_one]
+    assert runs(at_once) == runs(one_by_one)
+    assert len(runs(at_once)) > 1
+    assert max(abs(a.utc_ns - b.utc_ns) for a, b in zip(at_once, one_by_one, strict=True)) < 1 * MS
+    assert all(a.utc_ns < b.utc_ns for a, b in itertools.pairwise(at_once) if b.began is None)

@@ -61,7 +61,7 @@ class _Track:
         return out
 
     def _follow(self, samples: Sequence[Sample]) -> list[Placement]:
-        """The usual case, as one: samples that came together and go on regularly. As `_place`, at a quarter of its price."""
+        """The usual case: samples that came together and go on regularly are placed as one, where `_place` would place them one by one."""
         timescale, media_ns = self.timescale, self._media_ns
         latest = samples[-1]  # of what one read brought, only the first can have arrived before the rest: no other is delayed less
         full = self.arrivals.add(min(self._delay_ns(samples[0]), self._delay_ns(latest)), latest.arrival_s)

@@ -71,14 +71,15 @@ def test_a_run_of_equal_packets_is_taken_at_once(codec: str, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("change", ["type", "channel", "sequence", "marker", "version", "fragment"])
+@pytest.mark.parametrize("change", ["type", "channel", "sequence", "hundreds", "marker", "version", "fragment"])
 def test_a_packet_that_is_not_like_the_others_ends_a_run(codec: str, change: str) -> None:
     """Every byte that is looked at counts: what differs is not taken for video of the same picture."""
     picture = nal(codec, FIRST, 20_000)
     line, wire = Line(codec), Wire(codec, seq=100)
     frames = [bytearray(frame) for frame in wire.unit([picture], 0)]
-    at = {"type": 5, "channel": 1, "sequence": 7, "marker": 5, "version": 4, "fragment": 17 if codec == "h264" else 18}[change]
-    frames[5][at] ^= {"type": 1, "channel": 2, "sequence": 0x20, "marker": 0x80, "version": 0x40, "fragment": 0x40}[change]
+    fragment = 17 if codec == "h264" else 18
+    at = {"type": 5, "channel": 1, "sequence": 7, "hundreds": 6, "marker": 5, "version": 4, "fragment": fragment}[change]
+    frames[5][at] ^= {"type": 1, "channel": 2, "sequence": 0x20, "hundreds": 1, "marker": 0x80, "version": 0x40, "fragment": 0x40}[change]
     line.feed(b"".join(frames))
     line.reader.flush()
     assert [unit.nals for unit in line.units] != [[picture]]
