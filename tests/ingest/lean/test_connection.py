@@ -31,10 +31,10 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def session(
-    url: str, *, engine: LeanEngine | None = None, login: tuple[str, str] | None = None, **request: Any
+    url: str, *, engine: LeanEngine | None = None, login: tuple[str, str] | None = None, ear: Ear | None = None, **request: Any
 ) -> Iterator[tuple[LeanSource, Ear]]:
     """A running source and who hears it; stopped and gone at the end."""
-    ear = Ear()
+    ear = ear or Ear()
     fields = {"timeout_s": 10.0, **request}
     source = (engine or LeanEngine())(SourceRequest("gate", lambda: Endpoint(url, login), **fields), ear, SYSTEM_CLOCK)
     source.start()
@@ -125,6 +125,34 @@ def test_what_came_before_the_end_is_recorded_however_late_it_is_read() -> None:
         assert source.join(STOP_S)
         assert len(ear.of()) == 60
         assert whole(ear)
+
+
+def test_nothing_is_told_behind_the_end() -> None:
+    """A camera answers TEARDOWN, and sends pictures right behind: in the same read."""
+    late: list[Any] = []
+
+    class Late(Ear):
+        def on_samples(self, samples: Any) -> None:
+            if self.ends:
+                late.append(samples)
+            else:
+                super().on_samples(samples)
+
+    class Chatty(Camera):
+        def answer(self, peer: Peer, request: Any) -> None:
+            if request.method != "TEARDOWN":
+                super().answer(peer, request)
+                return
+            end = b"RTSP/1.0 200 OK\r\nCSeq: %b\r\n\r\n" % request.headers["cseq"].encode()
+            peer.send(end + b"".join(b"".join(peer.wire.unit(next(peer.pictures), 900_000 + i)) for i in range(0, 36_000, 3600)))
+
+    with Chatty() as camera, session(camera.url, ear=Late()) as (source, ear):
+        ear.hear(30)
+        source.stop()
+        assert source.join(STOP_S)
+        assert isinstance(ear.end(), SourceEndedError)
+    assert len(ear.of()) == 30
+    assert not late
 
 
 # --- an old session on a new connection (24)

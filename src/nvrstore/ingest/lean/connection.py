@@ -199,6 +199,8 @@ class Connection:
         except MessageError as error:
             silent = SourceSilentError(f"{self.client.where}: connected, and no sensible answer ({error})", hint=_PORT_HINT)
         else:
+            if self._ended:
+                return True  # within this read: nothing comes behind the end
             for track, _, _ in self.tracks:
                 track.deliver()
             self._rest = bytes(view[used:end]) if used < end else b""
