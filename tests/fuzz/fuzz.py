@@ -3,7 +3,7 @@
 Run: python tests/fuzz/fuzz.py --seconds 300 [--entry h264,sdp] [--json]
 
 Method: every entry point of entries.py in a process of its own, from its seeds on, for so many seconds of CPU, or for `--runs` executions.
-        What raises is a crash: its input is kept in `--keep`, and belongs into FOUND of test_fuzz.py. Memory is bounded by
+        What raises is a crash: its input is kept in `--keep`, and belongs into a named test of test_fuzz.py. Memory is bounded by
         MEMORY_MB_MAX, one execution by EXECUTION_S_MAX.
 Reports: one line per entry point: executions, crashes, peak memory; with --json one object of them all.
 Needs:   atheris (`pip install nvrstore[fuzz]`); exit status 2 where it is not installed.
