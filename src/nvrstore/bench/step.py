@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,30 +72,27 @@ def configuration(state: Path, a: Path, b: Path, urls: Sequence[str], engine: st
     }
 
 
-def run_step(plan: Plan, streams: int, end: threading.Event, tell: Callable[[str], None]) -> Step:
+def run_step(plan: Plan, streams: int, end: threading.Event) -> Step:
     """Raises `Interrupted` when `end` was set meanwhile. What goes wrong with the recorder is a step that failed, not an error."""
     with folders(plan.targets) as (state, a, b):
         try:
-            return _recorded(plan, streams, state, a, b, end, tell)
+            return _recorded(plan, streams, state, a, b, end)
         except NvrstoreError as error:
             return Step(streams, plan.seconds, None, problem=error.message)
 
 
-def _recorded(plan: Plan, streams: int, state: Path, a: Path, b: Path, end: threading.Event, tell: Callable[[str], None]) -> Step:
+def _recorded(plan: Plan, streams: int, state: Path, a: Path, b: Path, end: threading.Event) -> Step:
     for name, path in (("a", a), ("b", b)):
         init(name, path)
     with Cameras(streams, plan.bitrate) as farm:
         file = state / "config.json"
         file.write_text(json.dumps(configuration(state, a, b, [farm.url(i) for i in range(streams)], plan.engine)))
         with Program("the recorder", ["nvrstore.bench.child", str(file)]) as recorder:
-            tell("connecting")
             connected_s = _connected(recorder, streams, end)
             _pause(SETTLE_S, end)
-            tell("measuring")
             figures = _measured(plan, farm, recorder, end)
             sent = farm.ask("stop")
             stopped = recorder.ask("stop")
-    tell("looking up every frame")
     lost, frames, problem = verify_archive(a, b, sent)
     if end.is_set():
         raise Interrupted

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import resource
 import shutil
 import signal
 import tempfile
@@ -51,12 +52,14 @@ def command(
     if engine not in ("lean", "pyav", "auto"):
         raise UsageError(f"there is no engine {engine!r}", hint="lean, pyav or auto")
     places = _places(targets)
+    _raise_files_max()
     end = threading.Event()
     before = {number: signal.signal(number, lambda *_: end.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     own = Path(tempfile.mkdtemp(prefix="nvrstore-bench-")) if places is None else None
     try:
         where = places or _both(own)
         _check_room(where, rate_bps, alone or 1, seconds)
+        facts = _facts(where)
         plan = Plan(where, bitrate, seconds, engine, os.cpu_count() or 1)
         if own is not None and not as_json:
             say("No --targets were given: both copies lie in one temporary directory, on one disk.")
@@ -66,9 +69,15 @@ def command(
             shutil.rmtree(own, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
-    _report(plan, rate_bps, steps, stopped, one_disk=own is not None, html=html, as_json=as_json)
+    _report(plan, rate_bps, steps, stopped, targets=facts, html=html, as_json=as_json)
     if not bounds([(step.streams, step.passed) for step in steps])[0]:
         raise typer.Exit(STATUS_INTERRUPTED if end.is_set() and not steps else 1)
+
+
+def _raise_files_max() -> None:
+    """As many open files as the system allows: a camera is a socket in the recorder, and one in the farm. Both inherit it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _rate(text: str) -> int:
@@ -110,6 +119,12 @@ def _both(folder: Path | None) -> tuple[Path, Path]:
     return places
 
 
+def _facts(where: tuple[Path, Path]) -> list[dict[str, Any]]:
+    """What is said of the targets: looked up before anything is written."""
+    one = where[0].stat().st_dev == where[1].stat().st_dev
+    return [{"path": str(place), "free_bytes": shutil.disk_usage(place).free, "one_file_system": one} for place in where]
+
+
 def _room(where: tuple[Path, Path], rate_bps: int, streams: int, seconds: float) -> tuple[float, float]:
     """(bytes that a step needs on the fuller file system, bytes that are free there)."""
     need = rate_bps / 8 * streams * (seconds + SETTLE_S + CONNECT_S_MAX / 4) * MARGIN
@@ -146,7 +161,7 @@ def _search(
         if not as_json:
             say(f"{wanted} streams: connecting, {plan.seconds:g} s measured, every frame looked up ...")
         try:
-            step = run_step(plan, wanted, end, lambda _: None)
+            step = run_step(plan, wanted, end)
         except Interrupted:
             return steps, "interrupted"
         steps.append(step)
@@ -154,7 +169,9 @@ def _search(
             say(f"   {'passed' if step.passed else 'FAILED: ' + step.reason}")
 
 
-def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_disk: bool, html: Path | None, as_json: bool) -> None:
+def _report(
+    plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, targets: list[dict[str, Any]], html: Path | None, as_json: bool
+) -> None:
     best, worst = bounds([(step.streams, step.passed) for step in steps])
     failing = next((step for step in steps if step.streams == worst and not step.passed), None)
     kind, why = bottleneck_of(failing) if failing else ("none", "no step failed")
@@ -163,13 +180,13 @@ def _report(plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, one_d
     if html is not None:
         machine = f"{plan.cores} cores, {platform.machine()}, Linux {platform.release()}"
         about = f"{machine} · cameras of {rate_bps / 1e6:g} Mbit/s on it too · engine {plan.engine} · {plan.seconds:g} s measured a step"
-        about += " · both targets on one disk" if one_disk else ""
+        about += " · both targets on one file system" if targets[0]["one_file_system"] else ""
         html.write_text(page(steps, streams=best, bottleneck=why, sizing=sizing, about=about), encoding="utf-8")
     if as_json:
         host = {"cores": plan.cores, "machine": platform.machine(), "kernel": platform.release()}
         document: dict[str, Any] = {
             "host": host,
-            "targets": [{"path": str(path), "one_disk": one_disk} for path in plan.targets],
+            "targets": targets,
             "bitrate_bps": rate_bps,
             "seconds": plan.seconds,
             "engine": plan.engine,
