@@ -304,6 +304,7 @@ def test_the_pace_holds_on_average_and_lets_a_burst_pass() -> None:
     expected_s = 1000 * KEEPER_PIECE_BYTES / 10e6
     assert expected_s * 0.99 < now_s < expected_s * 1.01
     assert Pace(10e6).delay_s(piece, 5.0) == 0.0
+    assert Pace(KEEPER_PIECE_BYTES / 4).delay_s(piece, 5.0) == 3.0  # a slow pace has no burst of seconds
     with pytest.raises(ValueError, match="pace"):
         Pace(0)
 

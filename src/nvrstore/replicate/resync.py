@@ -188,14 +188,17 @@ def _ends_the_target(error: NvrstoreError, target: str) -> bool:
 
 
 class Pace:
-    """A token bucket for whoever drives resync: `delay_s` after each call keeps to `bytes_per_s` on average. No clock of its own."""
+    """A token bucket for whoever drives resync: `delay_s` after each call keeps to `bytes_per_s` on average. No clock of its own.
 
-    def __init__(self, bytes_per_s: float, *, burst_bytes: int = 4 * KEEPER_PIECE_BYTES) -> None:
-        if bytes_per_s <= 0 or burst_bytes <= 0:
+    What may go at once is what a second brings, and at most a few pieces.
+    """
+
+    def __init__(self, bytes_per_s: float) -> None:
+        if bytes_per_s <= 0:
             raise ValueError("a pace is more than nothing")
         self.bytes_per_s = bytes_per_s
-        self._burst_bytes = burst_bytes
-        self._credit = float(burst_bytes)
+        self._burst_bytes = min(bytes_per_s, 4.0 * KEEPER_PIECE_BYTES)
+        self._credit = self._burst_bytes
         self._last_s: float | None = None
 
     def delay_s(self, call: Call, now_s: float) -> float:
