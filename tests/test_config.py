@@ -344,9 +344,9 @@ def test_a_mistake_is_told_with_its_place(text: str, place: str, sentence: str) 
         ),
         (
             'state = "/var',
-            'workers = 2, state = "/var',
+            'workers = 65, state = "/var',
             "recorder.workers",
-            "must be 0: this version records in threads of the host, not in processes of their own",
+            "must be at most 64",
         ),
         ('state = "/var', 'timezone = "CEST", state = "/var', "recorder.timezone", 'must be an IANA name such as "Europe/Berlin"'),
     ],

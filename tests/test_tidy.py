@@ -22,7 +22,7 @@ PACKAGE: Final = ROOT / "src" / "nvrstore"
 LAYERS: Final = (
     ("errors", "limits", "clock"),
     ("model", "checksum", "telemetry"),
-    ("config", "events", "times"),
+    ("config", "events", "times", "losses"),
     ("media", "failover", "timeline"),
     ("ingest", "journal", "worker"),
     ("targets", "catalog"),

@@ -58,6 +58,15 @@ class FragmentsDropped(Event):
     cause: Cause
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestWorkerLost(Event):
+    """A process that received streams ended (`[recorder] workers`): another one goes on with them."""
+
+    worker: int
+    reason: str
+    streams: int
+
+
 # --- targets
 
 

@@ -45,6 +45,7 @@ class Site:
     targets: Sequence[str] = ("a", "b")
     journal: dict[str, Any] = field(default_factory=dict)
     streams: Sequence[int] | None = None
+    recorder: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in self.targets:
@@ -73,7 +74,7 @@ class Site:
         }
         return {
             "format": 1,
-            "recorder": {"name": "nvr-test", "state": str(self.state)},
+            "recorder": {"name": "nvr-test", "state": str(self.state), **self.recorder},
             "target": [{"name": name, "path": str(self.folder / name), "medium": "ssd"} for name in self.targets],
             "journal": [journal],
             "stream": [{"id": f"cam{i}", "url": self.farm.url(i)} for i in streams],

@@ -13,9 +13,10 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest import mock
 
+from nvrstore import losses
 from nvrstore.journal.scan import ScanResult
 from nvrstore.model import Fragment
-from nvrstore.replicate import losses, recover, resync
+from nvrstore.replicate import recover, resync
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.lane import Lane
 from nvrstore.replicate.places import Watch

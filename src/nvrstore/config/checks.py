@@ -68,13 +68,6 @@ def source_url(url: str) -> str:
     return url
 
 
-def workers(count: int) -> int:
-    """Ingest processes. Raises ValueError: a number that is taken and ignored would be believed."""
-    if count:
-        raise ValueError("must be 0: this version records in threads of the host, not in processes of their own")
-    return count
-
-
 def node_url(url: str) -> str:
     """A URL of a storage node. Raises ValueError."""
     node_addresses(url)

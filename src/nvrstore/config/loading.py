@@ -59,6 +59,7 @@ _SENTENCES: Final = {
     "string_pattern_mismatch": "must be at most 64 letters, digits, '.', '_' or '-', and begin with a letter or digit",
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
 }
 

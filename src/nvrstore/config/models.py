@@ -75,7 +75,7 @@ class RecorderConfig(Table):
 
     name: Name
     state: AbsolutePath
-    workers: Annotated[int, Field(strict=True, ge=0), AfterValidator(checks.workers)] = 0  # ingest processes; 0: threads of the host
+    workers: Annotated[int, Field(strict=True, ge=0, le=64)] = 0  # processes that receive the streams; 0: threads of the host
     worker_python: Text | None = None  # interpreter of the targets' workers; None: sys.executable
     refuge_bytes: Bytes = 4 * GIB  # bound of what is kept on the state disk while no target lives
     timezone: Annotated[str, AfterValidator(checks.timezone)] | None = (

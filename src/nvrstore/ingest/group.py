@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import StreamConfig
@@ -24,7 +24,7 @@ from nvrstore.ingest.engines import default_engines
 from nvrstore.ingest.status import StreamState
 from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
 from nvrstore.limits import CONNECTS_MAX, FRAGMENT_S, INGEST_TICK_S, STOP_S
-from nvrstore.model import NS_PER_S, Cause, Gap, new_id
+from nvrstore.model import NS_PER_S, Cause, Gap, Media, new_id
 from nvrstore.telemetry import get_logger
 
 PAUSE_S: Final = 1.0  # a longer time between two ticks is this machine's own silence
@@ -65,10 +65,19 @@ class Ingest:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def add(self, config: StreamConfig, intake: Intake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = FRAGMENT_S) -> Supervisor:
+    def add(
+        self,
+        config: StreamConfig,
+        intake: Intake,
+        *,
+        open_gaps: Iterable[Gap] = (),
+        fragment_s: float = FRAGMENT_S,
+        first_index: Mapping[Media, int] | None = None,
+    ) -> Supervisor:
         """Record a stream from now on. Raises `UsageError` for an id that is in use, `ClosedError` after `stop`.
 
         `open_gaps` were written down by the caller. A stream that was removed before goes on where it ended: the time between is a gap.
+        `first_index`: the same for one that ended elsewhere (another process of this recorder).
         """
         before = self._ended.get(config.id)
         supervisor = Supervisor(
@@ -81,7 +90,7 @@ class Ingest:
             resolve=self._resolve,
             on_event=self._told,
             fragment_s=fragment_s,
-            first_index=before.next_index if before is not None else None,
+            first_index=first_index or (before.next_index if before is not None else None),
         )
         with self._lock:
             if self._stopping:
@@ -127,6 +136,10 @@ class Ingest:
         with self._lock:
             everybody = [*self._streams.values(), *self._removed]
         return sum(supervisor.status().stuck for supervisor in everybody)
+
+    def workers(self) -> list[dict[str, Any]]:
+        """None: everything is done by threads of this process."""
+        return []
 
     def stop(self, timeout_s: float = STOP_S) -> int:
         """End all streams, handing on what was received; how many sources were left behind."""

@@ -102,6 +102,11 @@ class Tap:
         if was_empty:
             self._on_ready()
 
+    def missed(self, count: int) -> None:
+        """So many samples were lost on the way here: the next one says so."""
+        with self._lock:
+            self._drop(count)
+
     def take(self, most: int = 0) -> list[TapSample]:
         """Up to `most` waiting samples, oldest first (0: all)."""
         with self._lock:

@@ -25,8 +25,8 @@ from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import Config, StreamConfig, TargetConfig
 from nvrstore.control import ControlServer
 from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
-from nvrstore.ingest.group import Ingest
-from nvrstore.ingest.supervisor import ResolveStream, Supervisor, resolve_configured
+from nvrstore.ingest.face import StreamHand
+from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, RECORD_BYTES_MAX, STOP_S
 from nvrstore.model import Gap, Mark, Record, new_id
 from nvrstore.recorder.bus import Bus
@@ -35,7 +35,7 @@ from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.recorder.report import stream_status
 from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
 from nvrstore.recorder.state import StateDirectory
-from nvrstore.recorder.wiring import journal_spec, make_ports
+from nvrstore.recorder.wiring import journal_spec, make_cameras, make_ports
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.claim import Claimant
 from nvrstore.replicate.engine import JournalEngine
@@ -82,9 +82,7 @@ class RecorderCore:
         self.config, self._take_over, self.clock, self._make = config, take_over, clock, make
         self.session = secrets.randbits(64)
         self.bus = Bus()
-        self._ingest = Ingest(
-            self.session, clock=clock, on_event=self.bus.publish, resolve=resolve, local=lambda utc_ns: self.config.recorder.local(utc_ns)
-        )
+        self._ingest = make_cameras(self.session, config.recorder, clock, self.publish, resolve)
         self.failed: Future[None] = Future()  # done with an exception when the recorder itself cannot go on
         self.durability = Durability(max(journal.copies for journal in config.journals))
         self._intakes: dict[str, Intake] = {}
@@ -244,7 +242,7 @@ class RecorderCore:
         self.supervisor(stream_id)
         self._ingest.remove(stream_id)
 
-    def supervisor(self, stream_id: str) -> Supervisor:
+    def supervisor(self, stream_id: str) -> StreamHand:
         """Raises NotFoundError."""
         try:
             return self._ingest.supervisor(stream_id)
@@ -333,6 +331,7 @@ class RecorderCore:
             "catalog": {"healthy": catalog.healthy, "rows_waiting": catalog.rows_waiting},
             "late_s_max": round(self.hub.late_s_max, 3),
             "sources_stuck": self._ingest.stuck(),
+            "ingest_workers": self._ingest.workers(),
             "alarms": [{"utc_ns": a.utc_ns, "what": a.what, "sentence": a.sentence} for a in list(self._alarms.values())],
         }
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nvrstore.ingest.supervisor import Supervisor
+from nvrstore.ingest.face import StreamHand
 from nvrstore.model import NS_PER_S
 from nvrstore.recorder.durable import Durability
 
 
-def stream_status(supervisor: Supervisor, durability: Durability, now_ns: int) -> dict[str, Any]:
+def stream_status(supervisor: StreamHand, durability: Durability, now_ns: int) -> dict[str, Any]:
     """Its connection, its rates, how old the newest durable footage is, the open gap."""
     status = supervisor.status()
     durable_ns = durability.durable_ns(status.id)

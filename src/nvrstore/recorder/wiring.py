@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from nvrstore.clock import Clock
 from nvrstore.config import Config, JournalConfig
+from nvrstore.config.models import RecorderConfig
+from nvrstore.events import Event
+from nvrstore.ingest.crew.crew import Crew
+from nvrstore.ingest.face import Cameras
+from nvrstore.ingest.group import Ingest
+from nvrstore.ingest.supervisor import ResolveStream
 from nvrstore.recorder.startup import ClaimedJournal
 from nvrstore.recorder.state import StateDirectory
 from nvrstore.replicate.contract import JournalSpec
@@ -25,6 +31,13 @@ class Parts(Protocol):
     hub: Hub
     targets: dict[str, Target]
     session: int
+
+
+def make_cameras(session: int, config: RecorderConfig, clock: Clock, on_event: Callable[[Event], None], resolve: ResolveStream) -> Cameras:
+    """Ingest as configured: in threads of this process, or in processes of its own."""
+    if config.workers:
+        return Crew(session, config, config.workers, clock=clock, on_event=on_event, resolve=resolve)
+    return Ingest(session, clock=clock, on_event=on_event, resolve=resolve, local=config.local)
 
 
 def make_ports(parts: Parts, pool: Pool, ids: Mapping[str, str]) -> dict[str, Port]:

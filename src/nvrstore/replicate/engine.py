@@ -25,13 +25,13 @@ from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
 from nvrstore.journal.records import pack_record
 from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S
+from nvrstore.losses import Losses
 from nvrstore.model import Commit, Epoch, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.contract import JournalSpec, Observer
 from nvrstore.replicate.engine_status import engine_status
 from nvrstore.replicate.intake import Intake
 from nvrstore.replicate.lane import Lane
-from nvrstore.replicate.losses import Losses
 from nvrstore.replicate.places import Watch
 from nvrstore.replicate.port import Latencies, Port
 from nvrstore.replicate.standing import Standing
@@ -72,7 +72,7 @@ class JournalEngine:
         self._started_s = now_s
         self._formed = False
         self.standing_state = Standing()
-        self._losses = Losses()
+        self._losses = Losses("no target and no refuge could take it")
         self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
         self.lost_at_s: float | None = None
         self._stopping = self._ended = False

@@ -1,6 +1,6 @@
 """What had to be dropped, as gaps with both their ends: one growing gap per stream while it lasts.
 
-buffer full, nobody can take it -> the oldest fragment goes -> gap opened        room again -> gap closed, both ends known
+buffer full, nobody can take it -> a fragment goes -> gap opened        room again -> gap closed, both ends known
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from nvrstore.model import Cause, Fragment, Gap, new_id
 
 
 class Losses:
-    """The open losses of one journal. Every method returns the gap to be written down, or None."""
+    """The losses that are open, all for the same reason. Every method returns the gap to be written down, or None."""
 
-    def __init__(self) -> None:
+    def __init__(self, detail: str) -> None:
+        self._detail = detail
         self._open: dict[str, Gap] = {}
 
     def __bool__(self) -> bool:
@@ -25,7 +26,7 @@ class Losses:
         gap = self._open.get(stream)
         opened = None
         if gap is None:
-            opened = gap = Gap(new_id(), stream, Cause.STORAGE, fragment.utc_ns, None, "no target and no refuge could take it")
+            opened = gap = Gap(new_id(), stream, Cause.STORAGE, fragment.utc_ns, None, self._detail)
         end_ns = max(fragment.end_ns, gap.end_ns or 0)
         self._open[stream] = replace(gap, start_ns=min(gap.start_ns, fragment.utc_ns), end_ns=end_ns)
         return opened

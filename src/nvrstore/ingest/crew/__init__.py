@@ -1,0 +1,1 @@
+"""Ingest in processes of its own: cameras are received there, and only whole fragments come over to the recorder."""

@@ -1,0 +1,196 @@
+"""Inside an ingest worker: an `Ingest` like the one that runs in threads, driven by messages.
+
+    pipe ─▶ commands (this thread) ─▶ Ingest ─▶ Outbox ─▶ ring, pipe
+
+A worker owns nothing: no target, no file, no secret but those in sockets. When the recorder goes it goes, at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from multiprocessing.connection import Connection
+from typing import Final, NoReturn
+
+from nvrstore.clock import SYSTEM_CLOCK
+from nvrstore.config import StreamConfig
+from nvrstore.events import Event
+from nvrstore.ingest.contract import Endpoint
+from nvrstore.ingest.crew.messages import (
+    Add,
+    Asked,
+    Command,
+    Logged,
+    Looked,
+    Recorded,
+    Remove,
+    Removed,
+    Report,
+    Resolved,
+    Retry,
+    Setup,
+    Stop,
+    Stopped,
+    Tapping,
+    Told,
+    Trigger,
+    receive,
+)
+from nvrstore.ingest.crew.outbox import Outbox
+from nvrstore.ingest.crew.ring import RING_BYTES, RingWriter
+from nvrstore.ingest.group import Ingest
+from nvrstore.model import Record
+from nvrstore.telemetry import ROOT, get_logger
+
+log = get_logger("ingest.worker")
+
+
+def work(pipe: Connection, memory_fd: int) -> NoReturn:
+    """Do what is said on `pipe` until it is closed, or everything was stopped and handed over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # meant for the recorder, which says what is to be done
+    try:
+        (setup,) = receive(pipe)
+        _Worker(pipe, memoryview(mmap.mmap(memory_fd, RING_BYTES)), setup).serve()
+    except (EOFError, OSError):
+        pass  # nobody is there any more to record for
+    os._exit(0)  # sources that are stuck in the kernel would keep the interpreter from ending
+
+
+class _Intake:
+    """Where the fragments of one stream go. See `Intake`."""
+
+    def __init__(self, outbox: Outbox, stream: str) -> None:
+        self._outbox, self._stream = outbox, stream
+        self.declare, self.put = outbox.declare, outbox.put
+
+    def record(self, record: Record) -> None:
+        self._outbox.post(Recorded(self._stream, record))
+
+
+class _Worker:
+    def __init__(self, pipe: Connection, memory: memoryview, setup: Setup) -> None:
+        self._pipe = pipe
+        self._outbox = Outbox(pipe, RingWriter(memory), SYSTEM_CLOCK, self._look)
+        self._ingest = Ingest(
+            setup.session,
+            clock=SYSTEM_CLOCK,
+            on_event=self._told,
+            resolve=self._resolve,
+            local=setup.recorder.local,
+        )
+        self._lock = threading.Lock()
+        self._asked: dict[int, Future[Endpoint]] = {}
+        self._asks = 0
+        logger = logging.getLogger(ROOT)
+        logger.setLevel(setup.log_level)
+        logger.addHandler(_Forward(self._outbox.post))
+        logger.propagate = False
+        self._do: Final[dict[type, Callable[..., None]]] = {
+            Add: self._add,
+            Remove: self._remove,
+            Retry: self._retry,
+            Trigger: self._trigger,
+            Tapping: self._tapping,
+            Resolved: self._resolved,
+            Stop: self._stop,
+        }
+
+    def serve(self) -> None:
+        threading.Thread(target=self._hand_over, name="nvrstore-outbox", daemon=True).start()
+        while True:
+            for command in receive(self._pipe):
+                self._obey(command)
+
+    def _obey(self, command: Command) -> None:
+        try:
+            self._do[type(command)](command)
+        except Exception as error:  # noqa: BLE001  # one stream's trouble must not end the others
+            log.error("command.failed", command=type(command).__name__, kind=type(error).__name__, reason=str(error))
+
+    def _hand_over(self) -> None:
+        try:
+            self._outbox.run()
+        except OSError:
+            pass  # the recorder is gone, or was told all that there is
+        finally:
+            os._exit(0)
+
+    # --- commands
+
+    def _add(self, add: Add) -> None:
+        intake = _Intake(self._outbox, add.config.id)
+        self._ingest.add(add.config, intake, open_gaps=add.open_gaps, fragment_s=add.fragment_s, first_index=add.first_index)
+
+    def _remove(self, remove: Remove) -> None:
+        def run() -> None:
+            gone = True
+            try:
+                gone = self._ingest.remove(remove.stream, remove.timeout_s)
+            except KeyError:
+                pass  # it never began
+            self._outbox.untap(remove.stream)
+            self._outbox.post(Removed(remove.stream, gone))
+
+        threading.Thread(target=run, name="nvrstore-remove", daemon=True).start()
+
+    def _retry(self, retry: Retry) -> None:
+        self._ingest.supervisor(retry.stream).retry_now()
+
+    def _trigger(self, trigger: Trigger) -> None:
+        self._ingest.supervisor(trigger.stream).trigger(trigger.name, pre_s=trigger.pre_s, post_s=trigger.post_s)
+
+    def _tapping(self, tapping: Tapping) -> None:
+        supervisor = self._ingest.supervisor(tapping.stream)
+        before = self._outbox.untap(tapping.stream)
+        if before is not None:
+            supervisor.remove_tap(before)
+        if tapping.wanted:
+            supervisor.add_tap(self._outbox.tap(tapping.stream))
+
+    def _resolved(self, resolved: Resolved) -> None:
+        with self._lock:
+            asked = self._asked.pop(resolved.ask)
+        if resolved.error is not None:
+            asked.set_exception(resolved.error)
+        elif resolved.endpoint is not None:
+            asked.set_result(resolved.endpoint)
+
+    def _stop(self, stop: Stop) -> None:
+        def run() -> None:
+            self._outbox.post(Stopped(self._ingest.stop(stop.timeout_s)))
+            self._outbox.end()
+
+        threading.Thread(target=run, name="nvrstore-stop", daemon=True).start()
+
+    # --- what the streams tell and ask
+
+    def _told(self, event: Event) -> None:
+        self._outbox.post(Told(event))
+
+    def _resolve(self, config: StreamConfig) -> Endpoint:
+        with self._lock:
+            self._asks += 1
+            number, answer = self._asks, Future[Endpoint]()
+            self._asked[number] = answer
+        self._outbox.post(Asked(number, config.id))
+        return answer.result()
+
+    def _look(self, waiting_bytes: int) -> Report:
+        return Looked(tuple(supervisor.status() for supervisor in self._ingest.supervisors()), waiting_bytes)
+
+
+class _Forward(logging.Handler):
+    """Log lines go to the recorder's loggers: who configures those hears the workers, too."""
+
+    def __init__(self, post: Callable[[Report], None]) -> None:
+        super().__init__()
+        self._post = post
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._post(Logged(record.name, record.levelno, record.getMessage(), getattr(record, "nvrstore", {})))

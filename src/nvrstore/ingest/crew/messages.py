@@ -1,0 +1,176 @@
+"""What the recorder and its ingest workers tell each other, and the pipe on which they do.
+
+    recorder ──▶ worker      Add, Remove, Retry, Trigger, Tapping, Resolved, Stop
+    worker ──▶ recorder      Declared, Put, Recorded, Told, Asked, Removed, Tapped, Looked, Logged, Stopped
+
+Both ends are the same version of the same program, and nobody else can write to their socket pair: messages are pickled,
+lists of them at a time. The bytes of samples do not travel here but in the ring (ring.py).
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, Final, NamedTuple
+
+from nvrstore.config import StreamConfig
+from nvrstore.config.models import RecorderConfig
+from nvrstore.errors import SourceError
+from nvrstore.events import Event
+from nvrstore.ingest.contract import Endpoint
+from nvrstore.ingest.status import StreamStatus
+from nvrstore.model import Gap, Media, Record, TrackConfig, TrackKey
+
+_PROTOCOL: Final = 5
+
+
+# --- to the worker
+
+
+class Setup(NamedTuple):
+    """The first message: who records."""
+
+    session: int
+    recorder: RecorderConfig
+    log_level: int  # of the recorder's logger `nvrstore`
+
+
+class Add(NamedTuple):
+    """Record a stream. `first_index`, `open_gaps`: where somebody else left off."""
+
+    config: StreamConfig
+    fragment_s: float
+    open_gaps: tuple[Gap, ...]
+    first_index: Mapping[Media, int]
+
+
+class Remove(NamedTuple):
+    stream: str
+    timeout_s: float
+
+
+class Retry(NamedTuple):
+    stream: str
+
+
+class Trigger(NamedTuple):
+    stream: str
+    name: str
+    pre_s: float
+    post_s: float
+
+
+class Tapping(NamedTuple):
+    """Whether somebody wants the live samples of a stream."""
+
+    stream: str
+    wanted: bool
+
+
+class Resolved(NamedTuple):
+    """The answer to `Asked`."""
+
+    ask: int
+    endpoint: Endpoint | None
+    error: SourceError | None
+
+
+class Stop(NamedTuple):
+    timeout_s: float
+
+
+# --- to the recorder
+
+
+class Declared(NamedTuple):
+    """A track, or its new configuration, gets a number in this worker."""
+
+    number: int
+    track: TrackKey
+    name: str
+    config: TrackConfig
+
+
+class Put(NamedTuple):
+    """A fragment. `number` says its track and configuration; its bytes are in the ring."""
+
+    number: int
+    first: int
+    samples: int
+    utc_ns: int
+    duration: int
+    flags: int
+    arrival_s: float
+    position: int
+    length: int
+
+
+class Recorded(NamedTuple):
+    stream: str
+    record: Record
+
+
+class Told(NamedTuple):
+    event: Event
+
+
+class Asked(NamedTuple):
+    """URL and login of a stream are wanted: hooks and secrets are the recorder's."""
+
+    ask: int
+    stream: str
+
+
+class Removed(NamedTuple):
+    stream: str
+    gone: bool
+
+
+class Tapped(NamedTuple):
+    """A live sample. `dropped`: so many are missing in front of it. Its bytes are in the ring."""
+
+    number: int
+    pts: int
+    dts: int
+    keyframe: bool
+    arrival_ns: int
+    arrival_s: float
+    damaged: bool
+    utc_ns: int
+    dropped: int
+    position: int
+    length: int
+
+
+class Looked(NamedTuple):
+    """How the streams are."""
+
+    statuses: tuple[StreamStatus, ...]
+    waiting_bytes: int  # that the recorder has not taken yet
+
+
+class Logged(NamedTuple):
+    name: str
+    level: int
+    line: str
+    fields: dict[str, Any]
+
+
+class Stopped(NamedTuple):
+    stuck: int
+
+
+Command = Add | Remove | Retry | Trigger | Tapping | Resolved | Stop
+Report = Declared | Put | Recorded | Told | Asked | Removed | Tapped | Looked | Logged | Stopped
+
+
+def send(pipe: Connection, messages: Iterable[object]) -> None:
+    """Write messages, all in one piece. Raises OSError when nobody listens any more. May wait until there is room."""
+    pipe.send_bytes(pickle.dumps(list(messages), _PROTOCOL))
+
+
+def receive(pipe: Connection) -> list[Any]:
+    """Wait for the next messages. Raises EOFError or OSError at the end."""
+    messages: list[Any] = pickle.loads(pipe.recv_bytes())
+    return messages
