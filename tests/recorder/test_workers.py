@@ -83,8 +83,9 @@ async def receive(inbox: Any, kind: type[events.Event]) -> events.Event:
 
 
 @pytest.mark.anyio
-async def test_every_frame_comes_over(site: Site, farm: Farm, caplog: pytest.LogCaptureFixture) -> None:
+async def test_every_frame_comes_over(site: Site, farm: Farm, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures and sound, in two processes; who looks sees what threads would show; stopping leaves no process behind."""
+    monkeypatch.setenv("GATE_LOGIN", "admin:secret")
     with caplog.at_level(logging.INFO, "nvrstore"):
         async with nvrstore.Recorder(site.config()) as recorder:
             await durable(recorder)
@@ -94,7 +95,7 @@ async def test_every_frame_comes_over(site: Site, farm: Farm, caplog: pytest.Log
             assert (status.state, status.engine, status.codec, status.width, status.gap) == ("recording", "lean", "h264", 320, None)
             assert status.audio_codec
             for seat in seats(recorder):
-                assert b"rtsp://" not in shown(seat["pid"])
+                assert not any(word in shown(seat["pid"]) for word in (b"rtsp://", b"secret"))
             sent = await anyio.to_thread.run_sync(farm.stop_sending)
             await drained(recorder)
             pids = [seat["pid"] for seat in seats(recorder)]

@@ -33,6 +33,12 @@ START_S: Final = 60.0  # until its first word: a machine that starts everything 
 SILENT_S: Final = 15.0  # a worker says how it is every LOOK_S
 KILLED_S: Final = 1.0  # until then one that was killed is gone, or is heard no longer all the same
 
+#: All that a worker needs of our environment: logins may stand in the rest.
+_ENVIRONMENT: Final = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "TZDIR", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy"),
+)
+
 log = get_logger("ingest.crew")
 
 
@@ -58,6 +64,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C is for the recorder
             )
             self._memory = mmap.mmap(memory_fd, RING_BYTES)
