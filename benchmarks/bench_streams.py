@@ -2,10 +2,12 @@
 
 Run: python benchmarks/bench_streams.py --streams 50,150 --engine lean,pyav --peer ffmpeg,ffmpeg-one-copy,gstreamer
      python benchmarks/bench_streams.py --streams 300,600 --engine lean --peer none
+     python benchmarks/bench_streams.py --streams 300 --engine lean --peer floor
      python benchmarks/bench_streams.py --streams 1000 --engine lean --peer none --bitrate 1M
 
 Question: CPU and memory per stream of the recorder (two copies, every promise on) against one process per camera:
-          `ffmpeg -f tee` (two copies), `ffmpeg` (one copy), GStreamer's `splitmuxsink` (one copy). Ratios are to the first peer.
+          `ffmpeg -f tee` (two copies), `ffmpeg` (one copy), GStreamer's `splitmuxsink` (one copy), and against the floor: a loop that
+          receives and writes the same bytes twice, and does nothing else (floor.py). Ratios are to the first peer.
 Method:   the farm (a process of its own) sends N cameras over RTSP/TCP; each recorder in turn records all of them
           for `--seconds`, beginning SETTLE_S after everybody has connected. CPU is that of the whole process tree
           (user + system); beside it that of the whole machine minus the farm, since write-back runs in kernel threads.
@@ -36,7 +38,7 @@ from nvrstore.bench.program import Cameras
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTLE_S = 6.0  # what connecting costs is another question
-PEERS = ("ffmpeg", "ffmpeg-one-copy", "gstreamer")
+PEERS = ("ffmpeg", "ffmpeg-one-copy", "gstreamer", "floor")
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,35 @@ def run_peer(peer: str, n: int, farm: Cameras, folder: Path, seconds: float) -> 
     )
 
 
+def run_floor(n: int, farm: Cameras, folder: Path, seconds: float) -> Figures:
+    """One thread that receives, two that write."""
+    for name in "ab":
+        (folder / name).mkdir()
+    words = [sys.executable, str(Path(__file__).with_name("floor.py")), str(folder), str(farm.port), str(n)]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    assert child.stdin is not None
+    with child:
+        connected = json.loads(child.stdout.readline())
+        used, machine, memory = measure(child.pid, farm, seconds)
+        sent = farm.ask("stop")
+        child.stdin.write("stop\n")
+        child.stdin.flush()
+        stored = json.loads(child.stdout.readline())["bytes"]
+    frames = sum(camera["sent"] for camera in sent["streams"])
+    return Figures(
+        "floor: receive, write twice",
+        n,
+        used / seconds / n * 1e3,
+        machine / seconds / n * 1e3,
+        memory,
+        connected["connected_s"],
+        frames,
+        0,
+        f"{stored / 1e6:.0f} MB, two copies",
+    )
+
+
 # --- the run
 
 
@@ -255,7 +286,9 @@ def main() -> int:
             folder = Path(tempfile.mkdtemp(prefix="nvrstore-bench-", dir=args.dir))
             try:
                 with Cameras(n, args.bitrate) as farm:
-                    if who in PEERS:
+                    if who == "floor":
+                        results.append(run_floor(n, farm, folder, args.seconds))
+                    elif who in PEERS:
                         results.append(run_peer(who, n, farm, folder, args.seconds))
                     else:
                         prepare(folder)
