@@ -6,12 +6,20 @@ thread, the disk, the sockets. A failure that shows in none of them is called un
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from nvrstore.bench.model import COMMIT_P99_MS_MAX, Bottleneck, Step
 
 FULL: Final = 0.90  # of a core: a thread that waits for its turn a tenth of the time is full
+OTHERS_MIN: Final = 0.1  # cores of other programs that are worth a word
 FARM_SHARE: Final = 0.25  # of the machine: from here on the cameras decide the answer, not the recorder
+
+
+def disturbed(steps: Iterable[Step]) -> str:
+    """A sentence on other programs that ran meanwhile; empty where they did not matter."""
+    others = max((step.usage.others for step in steps if step.usage is not None), default=0.0)
+    return f"other programs used up to {others:.2f} cores meanwhile: alone this machine does more" if others >= OTHERS_MIN else ""
 
 
 def bottleneck_of(step: Step) -> tuple[Bottleneck, str]:
@@ -28,6 +36,8 @@ def bottleneck_of(step: Step) -> tuple[Bottleneck, str]:
         busy = f"{usage.machine:.2f} of {usage.cores} cores were busy, {usage.farm:.2f} of them with simulated cameras"
         if usage.farm >= FARM_SHARE * usage.cores:
             return Bottleneck.FARM, f"the simulated cameras took what was left: {busy}; {elsewhere}"
+        if usage.others >= OTHERS_MIN:
+            busy += f", {usage.others:.2f} with other programs"
         return Bottleneck.CPU, f"the machine had no CPU left: {busy}"
     if usage.thread >= FULL:
         left = usage.cores - usage.machine

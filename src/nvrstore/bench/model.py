@@ -37,10 +37,12 @@ class Usage:
     recorder_process: float  # its main process, where the interpreter lock is
     thread: float  # the busiest thread of that process
     thread_name: str = ""
+    others: float = 0.0  # programs that have nothing to do with this
 
     @property
-    def without_farm(self) -> float:
-        return max(0.0, self.machine - self.farm)
+    def recording(self) -> float:
+        """What recording costs the machine: write-back runs in kernel threads, which are nobody's."""
+        return max(self.recorder, self.machine - self.farm - self.others)
 
 
 @dataclass(frozen=True, slots=True)

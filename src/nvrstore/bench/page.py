@@ -25,7 +25,7 @@ CURVES: Final[tuple[tuple[str, str, tuple[_Line, ...]], ...]] = (
         "% of a core",
         (
             ("recorder", "var(--frames)", lambda step: step.usage.recorder * 100 if step.usage else 0.0),
-            ("machine without the cameras", "var(--age)", lambda step: step.usage.without_farm * 100 if step.usage else 0.0),
+            ("with the kernel's part", "var(--age)", lambda step: step.usage.recording * 100 if step.usage else 0.0),
         ),
     ),
     ("Memory", "MiB (PSS)", (("recorder", "var(--frames)", lambda step: step.pss_mb),)),
@@ -100,7 +100,7 @@ def _steps(steps: Sequence[Step]) -> str:
     columns = [
         ">streams",
         ">CPU, recorder",
-        ">machine",
+        ">with the kernel's part",
         ">PSS",
         ">commit p50",
         ">p99",
@@ -118,7 +118,7 @@ def _steps(steps: Sequence[Step]) -> str:
             [
                 str(step.streams),
                 f"{usage.recorder * 100:.0f} %" if usage else "-",
-                f"{usage.without_farm * 100:.0f} %" if usage else "-",
+                f"{usage.recording * 100:.0f} %" if usage else "-",
                 f"{step.pss_mb:.0f} MiB",
                 f"{step.commit_ms_p50:.0f} ms",
                 f"{step.commit_ms_p99:.0f} ms",

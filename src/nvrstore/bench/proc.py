@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_KTHREADD: Final = 2  # the parent of the kernel's threads
 
 
 def tree(pid: int) -> list[int]:
@@ -43,6 +44,22 @@ def threads_s(pid: int) -> dict[int, float]:
         return {int(task): _used_s(f"/proc/{pid}/task/{task}/stat") for task in os.listdir(f"/proc/{pid}/task")}
     except OSError:
         return {}
+
+
+def others_s(ours: Iterable[int]) -> dict[int, float]:
+    """The same of every other process, by its id; threads of the kernel work for everybody, and are left out."""
+    known = {*ours, _KTHREADD}
+    found = {}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        if pid in known:
+            continue
+        try:
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        if parent != _KTHREADD:
+            found[pid] = _used_s(f"/proc/{pid}/stat")
+    return found
 
 
 def machine_s() -> float:

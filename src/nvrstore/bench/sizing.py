@@ -33,7 +33,7 @@ class Sizing:
 
 
 def size(step: Step, bitrate_bps: int) -> Sizing:
-    """From the largest step that passed. The recorder's cores are the machine's without the farm: write-back runs in kernel threads."""
+    """From the largest step that passed. Its cores are the machine's without the farm and strangers: write-back runs in kernel threads."""
     usage = step.usage
     if usage is None or not step.passed:
         raise ValueError("hardware is sized from a step that passed")
@@ -43,7 +43,7 @@ def size(step: Step, bitrate_bps: int) -> Sizing:
         streams=step.streams,
         with_reserve=int(step.streams * (1 - RESERVE)),
         bitrate_bps=bitrate_bps,
-        per_100_cores=round(max(usage.without_farm, usage.recorder) * share, 3),
+        per_100_cores=round(usage.recording * share, 3),
         per_100_mb=round(step.pss_mb * share, 1),
         per_100_mb_s=round(per_100_mb_s, 2),
         per_100_tb_day=round(per_100_mb_s * DAY_S / 1e6, 3),

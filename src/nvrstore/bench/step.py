@@ -6,6 +6,7 @@ Everything is written below directories that were made for this step, and remove
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nvrstore.bench.model import Step, Usage
-from nvrstore.bench.proc import cpu_s, machine_s, pss_mb, threads_s, tree
+from nvrstore.bench.proc import cpu_s, machine_s, others_s, pss_mb, threads_s, tree
 from nvrstore.bench.program import Cameras, Program
 from nvrstore.bench.verify import verify_archive
 from nvrstore.clock import SYSTEM_CLOCK
@@ -156,6 +157,7 @@ def _measured(plan: Plan, farm: Program, recorder: Program, end: threading.Event
         recorder_process=round(cores("process"), 3),
         thread=round(busiest, 3),
         thread_name=last["threads"].get(str(thread), "of a library"),
+        others=round(_grown(before["others"], after["others"]) / passed_s, 3),
     )
     return {
         "usage": usage,
@@ -176,7 +178,12 @@ def _counters(farm: int, recorder: int, pids: Sequence[int]) -> dict[str, Any]:
         "recorder": cpu_s(pids),
         "process": cpu_s([recorder]),
         "threads": threads_s(recorder),
+        "others": others_s([*pids, farm, os.getpid()]),
     }
+
+
+def _grown(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    return sum(seconds - before.get(pid, 0.0) for pid, seconds in after.items())
 
 
 def _busiest(before: Mapping[int, float], after: Mapping[int, float], passed_s: float) -> tuple[int, float]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from nvrstore.bench.bottleneck import bottleneck_of
+from nvrstore.bench.bottleneck import bottleneck_of, disturbed
 from nvrstore.bench.model import Step
 from nvrstore.bench.page import page
 from nvrstore.bench.search import bounds, next_streams
@@ -181,7 +181,17 @@ def _report(
         machine = f"{plan.cores} cores, {platform.machine()}, Linux {platform.release()}"
         about = f"{machine} · cameras of {rate_bps / 1e6:g} Mbit/s on it too · engine {plan.engine} · {plan.seconds:g} s measured a step"
         about += " · both targets on one file system" if targets[0]["one_file_system"] else ""
-        html.write_text(page(steps, streams=best, bottleneck=why, sizing=sizing, about=about), encoding="utf-8")
+        about += f" · {busy}" if (busy := disturbed(steps)) else ""
+        html.write_text(
+            page(
+                steps,
+                streams=best,
+                bottleneck=why if stopped == "done" else f"{why}; the search ended early: {stopped}",
+                sizing=sizing,
+                about=about,
+            ),
+            encoding="utf-8",
+        )
     if as_json:
         host = {"cores": plan.cores, "machine": platform.machine(), "kernel": platform.release()}
         document: dict[str, Any] = {
@@ -193,14 +203,17 @@ def _report(
             "steps": [{**_fields(step), "passed": step.passed, "reason": step.reason} for step in steps],
             "result": {"streams": best, "stopped": stopped},
             "bottleneck": {"kind": str(kind), "sentence": why},
+            "disturbed": disturbed(steps),
             "sizing": sizing,
         }
         print_json(document)
         return
-    show_table([">streams", ">CPU %", ">machine - farm %", ">PSS MiB", ">p50 ms", ">p99 ms", ">connect s", ">sent", ">lost", ">MB/s", ""],
+    show_table([">streams", ">CPU %", ">with kernel %", ">PSS MiB", ">p50 ms", ">p99 ms", ">connect s", ">sent", ">lost", ">MB/s", ""],
                [_row(step) for step in sorted(steps, key=lambda step: step.streams)])  # fmt: skip
     say(f"bottleneck: {why}")
     say(sizing.sentence if sizing else "not even one stream was recorded without loss")
+    if busy := disturbed(steps):
+        say(busy)
     if stopped != "done":
         say(f"ended early: {stopped}")
     if html is not None:
@@ -213,7 +226,7 @@ def _fields(step: Step) -> dict[str, Any]:
 
 def _row(step: Step) -> tuple[Any, ...]:
     usage = step.usage
-    cpu = (f"{usage.recorder * 100:.0f}", f"{usage.without_farm * 100:.0f}") if usage else ("-", "-")
+    cpu = (f"{usage.recorder * 100:.0f}", f"{usage.recording * 100:.0f}") if usage else ("-", "-")
     times = (f"{step.commit_ms_p50:.0f}", f"{step.commit_ms_p99:.0f}", f"{step.connected_s:.1f}")
     verdict = "passed" if step.passed else f"FAILED: {step.reason}"
     return (step.streams, *cpu, f"{step.pss_mb:.0f}", *times, step.frames_sent, step.frames_lost, f"{step.target_mb_s:.1f}", verdict)
