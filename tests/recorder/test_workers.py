@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from itertools import pairwise
@@ -230,3 +232,45 @@ async def test_a_worker_that_ends_again_and_again_waits_and_says_so(site: Site, 
         assert alarm.what == "ingest"
         assert "ingest worker 1 ends again and again" in alarm.sentence
         await until(lambda: recorder.stream("cam0").durable_until() is not None)
+
+
+FORKED = """
+import os, sys, threading
+from nvrstore.config import StreamConfig
+from nvrstore.config.models import RecorderConfig
+from nvrstore.ingest.crew.crew import Crew
+from nvrstore.replicate.intake import Intake
+crew = Crew(1, RecorderConfig(name="nvr", state=sys.argv[1]), 1)
+crew.add(StreamConfig(id="gate", url="rtsp://127.0.0.1:9/nobody"), Intake())
+while not crew.supervisor("gate").status().reason:
+    threading.Event().wait(0.05)
+print(crew.workers()[0]["pid"], flush=True)
+if os.fork() == 0:
+    os.read(0, 1)
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("forked", [False, True], ids=["alone", "a fork keeps the pipe"])
+def test_workers_end_when_their_recorder_dies(tmp_path: Path, forked: bool) -> None:
+    """Killed without a word, also while a fork of it holds everything open that it had."""
+    script = FORKED if forked else FORKED.replace("os.fork()", "1")
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as host:
+        assert host.stdout is not None
+        worker = int(host.stdout.readline())
+        pause = threading.Event()
+        for _ in range(100):
+            if not running(worker):
+                break
+            pause.wait(0.1)
+        assert not running(worker)
+        assert host.stdin is not None
+        host.stdin.close()  # the fork, where there is one, may go
+
+
+def running(pid: int) -> bool:
+    """A zombie, which nobody may have asked about yet, runs no more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -105,6 +105,7 @@ class RecorderCore:
             self._build(self._claim())
             self._begin()
         except BaseException:
+            self._ingest.stop(STOP_S)
             self._unwind()
             raise
 

@@ -14,6 +14,7 @@ any more. Samples that a worker had not handed over lie in a gap that is written
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -53,6 +54,7 @@ from nvrstore.telemetry import ROOT, get_logger
 SHORT_LIFE_S: Final = 10.0
 SHORT_LIVES_MAX: Final = 2  # in a row, before a seat waits longer and longer for its next worker
 WAIT_S_MAX: Final = 30.0
+LAST_WORDS_S: Final = 0.5  # for what a worker still has to hand over
 WAIT_S: Final = 1.0  # when no process can be started
 _FLAGS: Final = tuple(FragmentFlag(value) for value in range(16))
 
@@ -72,7 +74,7 @@ class Crew:
         on_event: Callable[[Event], None] = lambda _: None,
         resolve: ResolveStream = resolve_configured,
     ) -> None:
-        self._setup = Setup(session, recorder, logging.getLogger(ROOT).getEffectiveLevel())
+        self._setup = Setup(session, recorder, logging.getLogger(ROOT).getEffectiveLevel(), os.getpid())
         self._session, self._clock, self._on_event, self._resolve = session, clock, on_event, resolve
         self._seats = [_Seat(number + 1) for number in range(count)]
         self._lock = threading.RLock()
@@ -164,7 +166,7 @@ class Crew:
             spare, self._spare = self._spare, None
         for process in seated:
             process.post(Stop(timeout_s))
-        deadline_s = self._clock.monotonic_s() + timeout_s + 1.0
+        deadline_s = self._clock.monotonic_s() + timeout_s + LAST_WORDS_S
         if spare is not None:
             spare.close()
         stuck = 0

@@ -75,7 +75,7 @@ class _Intake:
 
 class _Worker:
     def __init__(self, pipe: Connection, memory: memoryview, setup: Setup) -> None:
-        self._pipe = pipe
+        self._pipe, self._parent = pipe, setup.pid
         self._outbox = Outbox(pipe, RingWriter(memory), SYSTEM_CLOCK, self._look)
         self._ingest = Ingest(
             setup.session,
@@ -182,6 +182,8 @@ class _Worker:
         return answer.result()
 
     def _look(self, waiting_bytes: int) -> Report:
+        if os.getppid() != self._parent:
+            os._exit(0)  # a fork of the recorder keeps the pipe open after its death
         return Looked(tuple(supervisor.status() for supervisor in self._ingest.supervisors()), waiting_bytes)
 
 

@@ -34,6 +34,7 @@ class Setup(NamedTuple):
     session: int
     recorder: RecorderConfig
     log_level: int  # of the recorder's logger `nvrstore`
+    pid: int  # of the recorder
 
 
 class Add(NamedTuple):

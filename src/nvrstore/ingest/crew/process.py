@@ -39,6 +39,8 @@ _ENVIRONMENT: Final = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy"),
 )
 
+CLOSE_S: Final = 0.25
+
 log = get_logger("ingest.crew")
 
 
@@ -117,7 +119,7 @@ class Process:
         self._queue.put(None)
         for thread in (self._reader, self._writer):
             if thread is not threading.current_thread():
-                thread.join(2 * KILLED_S + LOOK_S)
+                thread.join(CLOSE_S)  # one that is stuck in the kernel is left behind
 
     # --- threads
 

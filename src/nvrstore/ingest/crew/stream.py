@@ -74,7 +74,7 @@ class RemoteStream:
     def begin(self, post: Callable[[Command], None]) -> None:
         """A worker gets it, and goes on where the one before was."""
         self.post = post
-        post(Add(self.config, self._fragment_s, tuple(self._open_gaps.values()), self.next_index))
+        post(Add(self.config, self._fragment_s, tuple(self._open_gaps.values()), dict(self.next_index)))
         if self._taps:
             post(Tapping(self.config.id, True))
 
@@ -88,6 +88,7 @@ class RemoteStream:
         if not self._open_gaps:
             start_ns = min(self.end_ns or now_ns, now_ns)
             self.gap(Gap(new_id(), self.config.id, Cause.RECORDER, start_ns, None, f"the ingest worker ended ({reason})"), now_ns)
+        self._status = replace(self._status, gap=next(iter(self._open_gaps.values()), None))
         self._on_event(StreamChanged(utc_ns=now_ns, stream=self.config.id, state=str(StreamState.WAITING), reason=sentence))
 
     def gap(self, gap: Gap, now_ns: int) -> None:
