@@ -136,3 +136,26 @@ def test_a_report_that_was_heard_a_moment_ago_is_answered_however_late_the_round
     sequence.expected = 8
     late, punctual = (receiver_report(1, sequence, 0xABCD, delay_s) for delay_s in (-5.0, 0.0))
     assert late == punctual
+
+
+def test_a_loop_that_is_late_does_not_say_that_it_has_heard_everything() -> None:
+    """Else a machine that is behind would end the sessions of cameras whose pictures it has not read yet."""
+    clock = ManualClock()
+    loop, flood = Loop(clock), Flood(clock)
+    said: list[tuple[float, float]] = []  # while a read lasts: how late it is, how late the loop says that it is
+    try:
+        loop.add(flood)
+        loop.watch(flood, playing=True, writing=False)
+        read = flood.readable
+
+        def readable(buffer: bytearray, view: memoryview) -> bool:
+            began_s = clock.monotonic_s()
+            read(buffer, view)
+            said.append((clock.monotonic_s() - began_s, clock.monotonic_s() - loop.swept_s))
+            return True
+
+        flood.readable = readable  # type: ignore[method-assign]
+        loop.run(lambda: len(said) < 5)
+    finally:
+        flood.close()
+    assert all(claimed >= late == 1.0 for late, claimed in said)

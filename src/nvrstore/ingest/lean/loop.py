@@ -67,6 +67,7 @@ class Loop:
         self._urgent, self._media, self._both = select.epoll(), select.epoll(), select.epoll()
         self._handlers: dict[int, Handler] = {}
         self._playing: set[int] = set()
+        self.swept_s = clock.monotonic_s()  # what had come until then was read, from all that play
         self._urgent.register(self._wake, _IN)
         self._both.register(self._urgent.fileno(), _IN)
         self._both.register(self._media.fileno(), _IN)
@@ -100,7 +101,8 @@ class Loop:
             if events:
                 sweep_s = now_s + self.gather_s() * (0.7 + 0.6 * random())
                 self._sweep(events)
-            else:
+            self.swept_s = now_s
+            if not events:
                 self._both.poll(max(0.0, timed_s + TIMER_S - now_s))
                 self._attend(self._urgent.poll(0))
         self.close()

@@ -12,6 +12,7 @@ import socket
 import ssl
 import threading
 from functools import partial
+from math import inf
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -106,6 +107,12 @@ class LeanSource:
         """RTP packets that never came, by their sequence numbers."""
         connection = self._connection
         return self._lost + (0 if connection is None else sum(track.sequence.lost for track, _, _ in connection.tracks))
+
+    @property
+    def heard_until_s(self) -> float:
+        """Until when everything that had come was handed on: a loop that is late takes no camera for silent."""
+        loop = self._loop
+        return inf if loop is None else loop.swept_s
 
     def start(self) -> None:
         self._loop = loop = self._engine.begin(self._clock)
