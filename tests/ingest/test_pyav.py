@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import av
 import pytest
 from tests.support.encoded import Encoded, encode_audio, encode_video
-from tests.support.ingest import Book, Ear, recording
+from tests.support.ingest import WAIT_S, Book, Ear, recording
 
 from nvrstore.clock import SYSTEM_CLOCK, ManualClock
 from nvrstore.config import StreamConfig
@@ -408,6 +409,25 @@ def test_cameras_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch)
     stopping.set()
     monkeypatch.undo()
     engine.wait_turn(clock, stopping)
+
+
+def test_a_source_connects_from_its_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from its start: what it waits for the others is not the camera's doing."""
+    turn = threading.Event()
+    waits = threading.Event()
+
+    def wait_turn(*_: Any) -> None:
+        waits.set()
+        assert turn.wait(WAIT_S)
+
+    monkeypatch.setattr(PyavEngine, "wait_turn", wait_turn)
+    with Farm(SMALL) as farm, session(farm.url(0)) as (source, ear):
+        assert waits.wait(WAIT_S)
+        assert source.connecting_s == math.inf
+        given_s = SYSTEM_CLOCK.monotonic_s()
+        turn.set()
+        ear.hear(1)
+        assert given_s <= source.connecting_s < math.inf
 
 
 # --- memory

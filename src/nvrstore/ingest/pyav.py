@@ -169,6 +169,7 @@ class PyavSource:
         self._receiver = receiver
         self._clock = clock
         self._stopping = threading.Event()
+        self.connecting_s = inf  # since when (monotonic); inf: it waits for its turn to
         self._leave_s = 0.0  # told to stop, it delivers what libav and the socket still hold, until then
         self._reader = threading.Thread(target=self._run, name=f"nvrstore-{request.stream}", daemon=True)
         self._over = threading.Event()
@@ -272,6 +273,7 @@ class PyavSource:
 
     def _session(self) -> SourceError:
         self._engine.wait_turn(self._clock, self._stopping)
+        self.connecting_s = self._clock.monotonic_s()
         if self._stopping.is_set():
             return _stopped()  # before anybody's hook is asked, which may take long
         endpoint = resolved(self._request)
