@@ -353,6 +353,16 @@ def test_a_piece_of_another_keyframe_joins_none() -> None:
     assert [split_lengths(sample.data) for sample in samples[6:]] == [split_lengths(data) for data in whole[6:]]
 
 
+@pytest.mark.parametrize("by", [-4700, 7000])
+def test_the_slices_of_a_keyframe_stay_together_when_times_are_put_right_between_them(by: int) -> None:
+    """libav does that once, with the first sender report, wherever it comes."""
+    whole, packets = in_pieces(2, timed=True)
+    for packet in packets[7:]:  # from the second half of the second keyframe on
+        packet.pts, packet.dts = (packet.pts or 0) + by, (packet.dts or 0) + by
+    samples = fed(packets, framed=False).of()
+    assert [split_lengths(sample.data) for sample in samples] == [split_lengths(data) for data in whole]
+
+
 def test_keyframes_that_come_whole_are_not_kept_waiting() -> None:
     """After the first few of them a keyframe goes out when it comes."""
     packets = [FakePacket.make(data, i * 3600, i * 3600, key=True) for i, data in enumerate(encode_video(frames=1).packets[0][:1] * 8)]
