@@ -15,7 +15,8 @@ shutting its socket down (unblock.py); one that waits elsewhere (for a name serv
 
 Invariants: the URL with the login is built here, given to libav, and dropped; everything told to others has it taken
 out. No path of a target is ever opened here.
-Does not see what libav hides: RTP packets that are lost over UDP are damage only where libav says so. TCP loses none.
+Does not see what libav hides: pictures torn by RTP packets that were lost over UDP come as whole ones (`is_corrupt` is never set),
+and so may the one in the middle of which a session ends. libav's log alone tells. TCP loses none.
 """
 
 from __future__ import annotations
