@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from nvrstore.ingest.auto import AutoEngine
 from nvrstore.ingest.contract import Endpoint, Receiver, Source, SourceFactory, SourceRequest
 from nvrstore.ingest.engines import default_engines
 from nvrstore.ingest.errors import SourceUnsupportedError
+from nvrstore.ingest.pyav import PyavEngine, PyavSource
 from nvrstore.limits import STOP_S
 from nvrstore.model import Media
 
@@ -172,6 +174,18 @@ def test_what_lean_does_not_speak_libav_opens_in_the_same_session(monkeypatch: p
         reasons.append(source.engine_reason)  # type: ignore[attr-defined]
     assert reasons == ["no MJPEG here"] * 3 + ["still none"]
     assert (lean.made, pyav.made) == (2, 4)
+
+
+def test_a_camera_that_waits_for_libavs_turn_is_known_to_wait() -> None:
+    """Also where lean tried it first, in the same session: the engine that has it now says since when it connects."""
+    pyav = PyavEngine()
+    lean = Script("lean", SourceUnsupportedError("no MJPEG here"))
+    source = AutoEngine(lean, pyav)(SourceRequest("gate", lambda: Endpoint("rtsp://h/")), Ear(), SYSTEM_CLOCK)
+    assert source.connecting_s == -math.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PyavSource, "start", lambda _: None)  # it is never its turn
+        source.start()
+    assert source.connecting_s == math.inf
 
 
 def test_three_sessions_that_come_to_nothing_give_libav_a_turn() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import logging
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import av
 import pytest
 from tests.support.encoded import Encoded, encode_audio, encode_video
-from tests.support.ingest import Book, Ear, recording
+from tests.support.ingest import WAIT_S, Book, Ear, recording
 
 from nvrstore.clock import SYSTEM_CLOCK, ManualClock
 from nvrstore.config import StreamConfig
@@ -352,6 +353,16 @@ def test_a_piece_of_another_keyframe_joins_none() -> None:
     assert [split_lengths(sample.data) for sample in samples[6:]] == [split_lengths(data) for data in whole[6:]]
 
 
+@pytest.mark.parametrize("by", [-4700, 7000])
+def test_the_slices_of_a_keyframe_stay_together_when_times_are_put_right_between_them(by: int) -> None:
+    """libav does that once, with the first sender report, wherever it comes."""
+    whole, packets = in_pieces(2, timed=True)
+    for packet in packets[7:]:  # from the second half of the second keyframe on
+        packet.pts, packet.dts = (packet.pts or 0) + by, (packet.dts or 0) + by
+    samples = fed(packets, framed=False).of()
+    assert [split_lengths(sample.data) for sample in samples] == [split_lengths(data) for data in whole]
+
+
 def test_keyframes_that_come_whole_are_not_kept_waiting() -> None:
     """After the first few of them a keyframe goes out when it comes."""
     packets = [FakePacket.make(data, i * 3600, i * 3600, key=True) for i, data in enumerate(encode_video(frames=1).packets[0][:1] * 8)]
@@ -408,6 +419,25 @@ def test_cameras_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch)
     stopping.set()
     monkeypatch.undo()
     engine.wait_turn(clock, stopping)
+
+
+def test_a_source_connects_from_its_turn_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from its start: what it waits for the others is not the camera's doing."""
+    turn = threading.Event()
+    waits = threading.Event()
+
+    def wait_turn(*_: Any) -> None:
+        waits.set()
+        assert turn.wait(WAIT_S)
+
+    monkeypatch.setattr(PyavEngine, "wait_turn", wait_turn)
+    with Farm(SMALL) as farm, session(farm.url(0)) as (source, ear):
+        assert waits.wait(WAIT_S)
+        assert source.connecting_s == math.inf
+        given_s = SYSTEM_CLOCK.monotonic_s()
+        turn.set()
+        ear.hear(1)
+        assert given_s <= source.connecting_s < math.inf
 
 
 # --- memory

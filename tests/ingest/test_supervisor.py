@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -191,6 +192,21 @@ def test_a_camera_that_never_sends_a_picture_is_given_up() -> None:
     """Connecting takes several answers, each of which may be late; then it ends."""
     stage = Stage(silence_s=2.0)
     stage.connect()
+    stage.run(5.5)
+    assert not stage.source.stops
+    stage.run(1)
+    assert stage.source.stops
+    stage.supervisor.stop()
+
+
+def test_a_source_that_waits_for_its_turn_is_not_given_up() -> None:
+    """However long the others take to be opened: what the camera has to answer in begins with the turn."""
+    stage = Stage(silence_s=2.0)
+    stage.connect()
+    stage.source.connecting_s = math.inf
+    stage.run(30)
+    assert not stage.source.stops
+    stage.source.connecting_s = stage.clock.monotonic_s()
     stage.run(5.5)
     assert not stage.source.stops
     stage.run(1)

@@ -197,6 +197,7 @@ class Puppet:
     stuck: bool = False
     ended: bool = False
     heard_until_s: float = inf
+    connecting_s: float = -inf
     behind: bool = False
 
     def start(self) -> None:

@@ -63,6 +63,7 @@ def test_camera_3_equal_and_decreasing_dts_are_clamped() -> None:
     assert runs(out) == [(0, RunReason.START)]
     dts = [p.sample.dts for p in out]
     assert dts[:6] == [0, 3600, 3601, 3602, 7200, 10_800]
+    assert [p.sample.pts for p in out] == dts  # a PTS that goes back is as wrong, where pictures come in the order in which they are shown
     assert all(a < b for a, b in itertools.pairwise(dts))
     assert all(a.utc_ns < b.utc_ns for a, b in itertools.pairwise(out))
 
@@ -114,6 +115,37 @@ def test_camera_5_a_reset_begins_a_run_and_time_goes_on(back_s: float) -> None:
     assert runs(out) == [(0, RunReason.START), (500, RunReason.RESET)]
     assert out[500].lost_ns == 0
     assert offsets_us(out) == [0] * 1000
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 3, 12])
+def test_camera_5_a_short_way_back_to_the_beginning_is_a_reset_if_a_keyframe_leads_it(pictures: int) -> None:
+    """Another client joins, the server begins again for everybody with a keyframe, 0.2 s later: every picture is where it was sent."""
+    for off in (-1000, 0, 10)[: 1 + pictures]:  # the first time of a session is rounded at times, or a guess
+        first = list(camera(pictures / 25))
+        second = list(camera(20, start_dts=off, start_s=0.2 + pictures / 25))
+        made = timeline()
+        out = [*place(made, [*first, *second]), *made.disconnect()[0]]
+        assert [p.sample.data for p in out] == [one.data for one in (*first, *second)]
+        assert runs(out) == [(0, RunReason.START), *([(pictures, RunReason.RESET)] if pictures > 1 else [])]
+        assert [round((p.utc_ns - UTC_NS) / MS) for p in out] == [round(one.arrival_s * 1000) - 1_000_000 for one in (*first, *second)]
+        assert [p.sample.pts for p in out] == [p.sample.dts for p in out]
+
+
+def test_camera_5_a_short_way_back_to_anywhere_else_is_clamped() -> None:
+    """By jitter; at a keyframe; or without one, to where the clock began: one run, in order."""
+    for at, back, keyframe in ((10, 3, False), (50, 3, True), (8, 8, False), (1, 1, False)):
+        frames = list(camera(4))
+        frames[at] = frames[at]._replace(pts=(at - back) * 3600, dts=(at - back) * 3600, keyframe=keyframe)
+        out = place(timeline(), frames)
+        assert runs(out) == [(0, RunReason.START)]
+        assert all(a.sample.pts < b.sample.pts for a, b in itertools.pairwise(out))
+
+
+def test_camera_5_keyframes_alone_on_a_clock_that_stands_still_are_no_resets() -> None:
+    """Motion JPEG without a clock: two runs at most, and then our clock tells the time."""
+    out = place(timeline(), [sample(0, at_s=i / 25, keyframe=True) for i in range(250)])
+    assert len(runs(out)) == 1
+    assert abs((out[-1].utc_ns - out[10].utc_ns) / S - 239 / 25) < 0.01
 
 
 def test_camera_6_a_day_and_a_half_of_rtp_timestamps_wraps_unnoticed() -> None:

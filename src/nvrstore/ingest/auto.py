@@ -114,6 +114,10 @@ class AutoSource:
         return int(getattr(self._source, "packets_lost", 0))
 
     @property
+    def connecting_s(self) -> float:
+        return float(getattr(self._source, "connecting_s", -inf))
+
+    @property
     def heard_until_s(self) -> float:
         return float(getattr(self._source, "heard_until_s", inf))
 

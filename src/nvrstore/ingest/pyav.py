@@ -15,7 +15,8 @@ shutting its socket down (unblock.py); one that waits elsewhere (for a name serv
 
 Invariants: the URL with the login is built here, given to libav, and dropped; everything told to others has it taken
 out. No path of a target is ever opened here.
-Does not see what libav hides: RTP packets that are lost over UDP are damage only where libav says so. TCP loses none.
+Does not see what libav hides: pictures torn by RTP packets that were lost over UDP come as whole ones (`is_corrupt` is never set),
+and so may the one in the middle of which a session ends. libav's log alone tells. TCP loses none.
 """
 
 from __future__ import annotations
@@ -169,6 +170,7 @@ class PyavSource:
         self._receiver = receiver
         self._clock = clock
         self._stopping = threading.Event()
+        self.connecting_s = inf  # since when (monotonic); inf: it waits for its turn to
         self._leave_s = 0.0  # told to stop, it delivers what libav and the socket still hold, until then
         self._reader = threading.Thread(target=self._run, name=f"nvrstore-{request.stream}", daemon=True)
         self._over = threading.Event()
@@ -272,6 +274,7 @@ class PyavSource:
 
     def _session(self) -> SourceError:
         self._engine.wait_turn(self._clock, self._stopping)
+        self.connecting_s = self._clock.monotonic_s()
         if self._stopping.is_set():
             return _stopped()  # before anybody's hook is asked, which may take long
         endpoint = resolved(self._request)

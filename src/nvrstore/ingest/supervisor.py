@@ -205,7 +205,7 @@ class Supervisor:
             silence_s = self.config.silence_s
             if session.frames and min(now_s, _heard_until_s(session.source)) - max(session.last_s, awake_s) > silence_s:
                 session.tell_to_end(SourceSilentError(f"{redact(self.config.url)}: connected, and no picture for {silence_s:g} s"), now_s)
-            elif not session.frames and now_s - max(session.began_s, awake_s) > CONNECT_FACTOR * silence_s:
+            elif not session.frames and now_s - max(session.began_s, awake_s, _connecting_s(session.source)) > CONNECT_FACTOR * silence_s:
                 silent = f"{redact(self.config.url)}: no picture within {CONNECT_FACTOR * silence_s:g} s of connecting"
                 session.tell_to_end(SourceSilentError(silent), now_s)
 
@@ -328,6 +328,11 @@ def _engine_reason(source: Source) -> str:
 def _heard_until_s(source: Source) -> float:
     """Up to when everything that came was handed on: a machine that is behind must not take a camera for silent."""
     return float(getattr(source, "heard_until_s", inf))
+
+
+def _connecting_s(source: Source) -> float:
+    """Since when it connects: what it waits for its turn is not the camera's doing."""
+    return float(getattr(source, "connecting_s", -inf))
 
 
 def _behind(source: Source) -> bool:

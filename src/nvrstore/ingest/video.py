@@ -83,7 +83,7 @@ class VideoFeed:
             self._whole = 0
         if self._key is not None:
             first, key_ns, key_s = self._key
-            if rest and (packet.pts is None or first.pts in (None, packet.pts)):
+            if rest:  # at whatever time: libav puts times right with the first sender report, also in the middle of a picture
                 self._key = (_Joined(first, join_annexb(rest), packet.is_corrupt), key_ns, key_s)
                 return
             self._give_key()

@@ -14,7 +14,7 @@ from nvrstore.model import NS_PER_S, Sample
 from nvrstore.timeline.model import ClockStep, RunReason
 
 JUMP_S: Final = 2.0  # a longer way to the next sample (and longer than three of the ways before) ends the run
-REWIND_S: Final = 0.5  # a longer way back ends the run; a shorter one is clamped
+REWIND_S: Final = 0.5  # a longer way back ends the run; a shorter one is clamped, unless it leads a keyframe to where the clock began
 AGREE_S: Final = 1.0  # a jump that our clock confirms within this is missing footage; else the camera's clock leapt
 STUCK_MAX: Final = 5  # samples with one and the same DTS; from then on arrival tells their time
 STEP_S: Final = 0.5  # a step of the wall clock; NTP slews less than 0.128 s away
@@ -72,6 +72,7 @@ class CameraClock:
         self._way = self.interval  # the last one, jumps included: slow streams are told from broken ones by it
         self._near: Final = round(JUMP_S * timescale)
         self._raw = self._shift = self._stuck = 0
+        self._origin = 0  # where the clock began: DTS of the first sample, or of the one with which it leapt or went back
 
     def follow(self, samples: Sequence[Sample]) -> bool:
         """Take all of them in at once, if each follows the one before it normally; else none of them."""
@@ -92,32 +93,34 @@ class CameraClock:
         """The sample, its DTS put right where it is a little wrong; and why a run must begin with it, if one must."""
         raw = dts = sample.dts
         reason = None
-        if self.dts is not None:
+        if self.dts is None:
+            self._origin = raw
+        else:
             dts = raw + self._shift
             delta = dts - self.dts
             if 0 < delta <= self._near:
                 self.interval = self._way = delta
                 self._stuck = 0
             else:
-                dts, reason = self._irregular(raw, delta, sample.arrival_s - self.arrival_s)
+                dts, reason = self._irregular(raw, delta, sample.arrival_s - self.arrival_s, sample.keyframe)
         self.dts, self._raw, self.arrival_s = dts, raw, sample.arrival_s
-        if dts != raw:
-            sample = sample._replace(dts=dts, pts=sample.pts + self._shift)
+        if dts != raw:  # no picture is shown before it is decoded: of those that come as they are shown, PTS grow as DTS do
+            sample = sample._replace(dts=dts, pts=max(dts, sample.pts + self._shift))
         return sample, reason
 
-    def _irregular(self, raw: int, delta: int, waited_s: float) -> tuple[int, RunReason | None]:
+    def _irregular(self, raw: int, delta: int, waited_s: float, keyframe: bool) -> tuple[int, RunReason | None]:
         assert self.dts is not None
         if delta > 3 * self._way and delta > 0:
             if abs(delta / self.timescale - waited_s) <= AGREE_S + waited_s / 10:
                 self._way = delta
                 return raw + self._shift, RunReason.JUMP
-            self._shift = 0
+            self._shift, self._origin = 0, raw
             return raw, RunReason.LEAP
         if delta > 0:
             self.interval = self._way = delta
             return raw + self._shift, None
-        if delta < -REWIND_S * self.timescale:
-            self._shift = self._stuck = 0
+        if delta < -REWIND_S * self.timescale or (keyframe and self._begins_anew(raw)):
+            self._shift, self._stuck, self._origin = 0, int(raw == self._raw), raw
             return raw, RunReason.RESET
         self._stuck = self._stuck + 1 if raw == self._raw else 0
         if self._stuck <= STUCK_MAX:
@@ -125,6 +128,14 @@ class CameraClock:
         dts = self.dts + max(1, round(waited_s * self.timescale))
         self._shift = dts - raw
         return dts, None
+
+    def _begins_anew(self, raw: int) -> bool:
+        """Whether a DTS is back where the clock began: some servers begin again for everybody when another client joins.
+
+        One look cannot tell any other short way back from jitter. That of one sample is told from a DTS that stands still once.
+        """
+        back = raw < self._raw or (raw == self._raw and not self._stuck)
+        return back and raw - self._origin <= self.interval // 2
 
 
 class Arrivals:
