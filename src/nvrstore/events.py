@@ -83,7 +83,13 @@ class TargetChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetLost(TargetChanged):
-    """A member left the set because of an error, a hang, a wrong identity, or because it lagged behind."""
+    """A member left the set because of an error, a hang, a wrong identity, or because it lagged behind.
+
+    `since_failure_s`: from the first write, sync or look that failed there (EIO, EROFS, ...) to this declaration, by the stamp of the
+    worker that called; None where no call failed: it hung, or was not itself.
+    """
+
+    since_failure_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

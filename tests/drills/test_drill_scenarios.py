@@ -24,6 +24,9 @@ from nvrstore.drills.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(150)]
 
+FAIL = {"io-error", "sync-error-once", "read-only", "flap", "all"}  # calls come back with errors
+SILENT = {"nothing", "hang", "vanish", "unmount", "slow", "fill"}  # none does
+
 SEED = os.environ.get("NVRSTORE_SEED", "1")
 
 
@@ -48,6 +51,11 @@ def test_a_drill_costs_no_frame(name: str, tmp_path: Path) -> None:
     if SCENARIOS[name].loses:
         assert {"fault", "lost", "healed", "joined", "synced"} <= kinds
         assert run.ttd_s is not None
+    if name in FAIL:
+        assert run.declared_s is not None
+        assert 0 <= run.declared_s <= (run.ttd_s or 0)
+    if name in SILENT:
+        assert run.declared_s is None
     if SCENARIOS[name].dies:
         assert run.ttr_s is not None
     assert "simulated" not in run.how or name in ("nothing", "slow")

@@ -150,12 +150,28 @@ def _show(report: DrillReport, html: Path | None) -> None:
                 "not run" if not runs else "passed" if scenario.passed else "FAILED",
                 *(sum(run.total(what) for run in runs) for what in ("sent", "durable", "lost", "unrecorded", "duplicated")),
                 spread(run.ttd_s for run in runs),
+                spread(run.declared_s for run in runs),
                 spread(run.ttr_s for run in runs),
                 equal,
             )
         )
     say()
-    show_table(["scenario", "", ">sent", ">durable", ">lost", ">unrecorded", ">twice", ">TTD", ">TTR", "copies equal"], rows)
+    show_table(
+        [
+            "scenario",
+            "",
+            ">sent",
+            ">durable",
+            ">lost",
+            ">unrecorded",
+            ">twice",
+            ">TTD",
+            ">of it, after the first failed call",
+            ">TTR",
+            "copies equal",
+        ],
+        rows,
+    )
     several = any(len(scenario.runs) > 1 for scenario in report.scenarios)
     say("TTD: fault to declaration. TTR: declaration to next commit." + (" min / median / p99." if several else ""))
     if any(run.total("unrecorded") for scenario in report.scenarios for run in scenario.runs):

@@ -185,6 +185,8 @@ def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
                 stage.note("lost", f"{target} declared lost: {event['reason']}", target, heard.t_s)
                 since_s = max(f for f in [fault_s, *_faults(stage, target)] if f <= heard.t_s)
                 run.ttd_s = max(run.ttd_s or 0.0, heard.t_s - since_s)
+                if event["since_failure_s"] is not None:
+                    run.declared_s = max(run.declared_s or 0.0, float(event["since_failure_s"]))
             case "FailedOver":
                 stage.note("recovered", f"commits again, {event['ttr_s'] * 1e3:.0f} ms after the declaration", target, heard.t_s)
                 run.ttr_s = max(run.ttr_s or 0.0, float(event["ttr_s"]))

@@ -108,7 +108,7 @@ class Port:
         self.appender: Appender | None = None
         self.generation = 0
         self.reason = "not started"
-        self.reason_errno = 0
+        self.failed_s: float | None = None  # when the first call failed of those that took it out; None: no call did
         self.down_since_s = clock.monotonic_s()
         self._queue: deque[Op] = deque()
         self._flying: dict[int, Op] = {}
@@ -145,20 +145,24 @@ class Port:
             self.reason = str(error)
             return False
         self.generation += 1
-        self.reason, self.reason_errno = "", 0
+        self.reason, self.failed_s = "", None
         return True
 
     def fail(self, reason: str, code: int = 0) -> None:
-        """Take the target out: abandon its appender, take back what was not submitted, tell nobody (they see the generation)."""
+        """Take the target out: abandon its appender, take back what was not submitted, tell nobody (they see the generation).
+
+        `code`: the error number that a call came back with; 0 where none did.
+        """
         if self.appender is None:
             return
         now_s = self._clock.monotonic_s()
         log.warning("target.lost", target=self.name, reason=reason)
+        failed_s = self.target.first_failure_s() if code else None
         grave = _Grave(self.appender, [op.held for op in self._flying.values() if op.held])
         self.appender.abandon()
         self.appender = None
         self._graves.append(grave)
-        self.reason, self.reason_errno, self.down_since_s = reason, code, now_s
+        self.reason, self.failed_s, self.down_since_s = reason, failed_s, now_s
         for op in self._queue:
             if op.held:
                 op.held.drop()
