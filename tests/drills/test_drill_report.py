@@ -84,7 +84,7 @@ def test_objectives_are_judged_by_recovery_time_and_by_footage_that_is_missing()
 def test_the_json_document_has_its_fields_and_agrees_with_the_figures() -> None:
     """The document is an interface: fields come, none goes."""
     document = json.loads(json.dumps(report(run(), run(ttd_s=1.4)).as_json()))
-    assert set(document) == {"format", "started", "machine", "streams", "fps", "seed", "objectives", "passed", "scenarios"}
+    assert set(document) == {"format", "started", "machine", "streams", "fps", "seed", "filesystem", "objectives", "passed", "scenarios"}
     hang, skipped = document["scenarios"]
     assert set(hang) == {"scenario", "what", "expect", "passed", "skipped", "ttd", "declared", "ttr", "runs"}
     assert hang["ttd"] == {"min_ms": 1200.0, "median_ms": 1300.0, "p99_ms": 1400.0, "count": 2}

@@ -54,7 +54,7 @@ def page(report: DrillReport) -> str:
     """The whole document."""
     body = [
         f"<h1>Drill report</h1><p class=soft>{escape(report.started)} · {report.streams} cameras with {report.fps:g} frames/s · "
-        f"{escape(report.machine)} · seed {report.seed}</p>",
+        f"{escape(report.machine)} · seed {report.seed}{f' · targets on {report.filesystem}' if report.filesystem else ''}</p>",
         f'<p class="verdict {mood(report.passed)}">{escape(report.verdict)}</p>',
         _summary(report),
         _explained(report),

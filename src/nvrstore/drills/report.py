@@ -198,6 +198,7 @@ class DrillReport:
     seed: int
     objectives: dict[str, float | None]
     scenarios: list[ScenarioReport] = field(default_factory=list)
+    filesystem: str | None = None  # that all targets lay on; None: where the sandbox was
 
     @property
     def ran(self) -> Sequence[ScenarioReport]:
@@ -227,6 +228,7 @@ class DrillReport:
             "streams": self.streams,
             "fps": self.fps,
             "seed": self.seed,
+            "filesystem": self.filesystem,
             "objectives": self.objectives,
             "passed": self.passed,
             "scenarios": [scenario.as_json() for scenario in self.scenarios],
