@@ -124,7 +124,10 @@ class SetChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedOver(Event):
-    """The first commit after a member was lost. `ttr_s`: from the declaration of the loss to this commit."""
+    """The first commit after a member was lost.
+
+    `ttr_s`: from the declaration of the loss to this commit; where no footage waited then, from when some did.
+    """
 
     journal: str
     target: str

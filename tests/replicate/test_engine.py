@@ -101,6 +101,20 @@ def test_a_member_that_errs_leaves_and_costs_no_frame(victim: str, verb: Verb, c
         rig.close()
 
 
+@pytest.mark.parametrize("tenths", range(10))
+def test_a_target_that_breaks_while_nothing_has_to_be_written_is_noticed_within_a_tick(rig: Rig, tenths: int) -> None:
+    """Of one camera a fragment comes once a second: in the ticks between, a look asks what a write would have."""
+    started(rig, "gate")
+    rig.run(tenths / 10)
+    rig.targets["a"].fault = failing(*Verb)
+    rig.run(rig.engine.spec.tick_s + 0.05)
+    assert rig.states()["a"] == "away"
+    rig.run(1.3)
+    assert 0 < rig.heard.failovers[0] <= 0.3, "from the first fragment that waited"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
 def since_failure_s(rig: Rig, target: str) -> float | None:
     """What the declaration that `target` is lost said of the first call that failed."""
     lost = [
