@@ -83,7 +83,13 @@ class TargetChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetLost(TargetChanged):
-    """A member left the set because of an error, a hang, a wrong identity, or because it lagged behind."""
+    """A member left the set because of an error, a hang, a wrong identity, or because it lagged behind.
+
+    `since_failure_s`: from the first write, sync or look that failed there (EIO, EROFS, ...) to this declaration, by the stamp of the
+    worker that called; None where no call failed: it hung, or was not itself.
+    """
+
+    since_failure_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +124,10 @@ class SetChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedOver(Event):
-    """The first commit after a member was lost. `ttr_s`: from the declaration of the loss to this commit."""
+    """The first commit after a member was lost.
+
+    `ttr_s`: from the declaration of the loss to this commit; where no footage waited then, from when some did.
+    """
 
     journal: str
     target: str

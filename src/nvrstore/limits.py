@@ -45,7 +45,7 @@ WORKER_HELLO_S: Final = 5.0  # a started worker says hello within this, or it co
 CLOSE_S: Final = 2.0  # a worker that does not go when told is left behind after this
 
 # --- looking
-LOOK_S: Final = 1.0  # one look per target and second, busy or idle
+LOOK_S: Final = 1.0  # one look per target and second, busy or idle; of a member one a tick, while no tick has anything to write
 LOOK_FRESH_S: Final = 5.0  # no acknowledgement on a look older than this
 assert LOOK_FRESH_S >= 3 * LOOK_S
 

@@ -84,13 +84,30 @@ def test_objectives_are_judged_by_recovery_time_and_by_footage_that_is_missing()
 def test_the_json_document_has_its_fields_and_agrees_with_the_figures() -> None:
     """The document is an interface: fields come, none goes."""
     document = json.loads(json.dumps(report(run(), run(ttd_s=1.4)).as_json()))
-    assert set(document) == {"format", "started", "machine", "streams", "fps", "seed", "objectives", "passed", "scenarios"}
+    assert set(document) == {"format", "started", "machine", "streams", "fps", "seed", "filesystem", "objectives", "passed", "scenarios"}
     hang, skipped = document["scenarios"]
-    assert set(hang) == {"scenario", "what", "expect", "passed", "skipped", "ttd", "ttr", "runs"}
+    assert set(hang) == {"scenario", "what", "expect", "passed", "skipped", "ttd", "declared", "ttr", "runs"}
     assert hang["ttd"] == {"min_ms": 1200.0, "median_ms": 1300.0, "p99_ms": 1400.0, "count": 2}
+    assert hang["declared"] is None, "no call came back with an error"
+    failed = ScenarioReport("io-error", "", "", [run(declared_s=0.004), run(), run(declared_s=0.002)]).as_json()
+    assert failed["declared"] == {"min_ms": 2.0, "median_ms": 3.0, "p99_ms": 4.0, "count": 2}
+    assert [one["declared_ms"] for one in failed["runs"]] == [4.0, None, 2.0]
     one = hang["runs"][0]
     assert one["frames"] == {"sent": 100, "durable": 100, "lost": 0, "unrecorded": 0, "duplicated": 0, "damaged": 0}
-    assert {"seed", "how", "passed", "ttd_ms", "ttr_ms", "stop_s", "coverage", "copies_equal", "moments", "samples", "streams"} <= set(one)
+    assert {
+        "seed",
+        "how",
+        "passed",
+        "ttd_ms",
+        "declared_ms",
+        "ttr_ms",
+        "stop_s",
+        "coverage",
+        "copies_equal",
+        "moments",
+        "samples",
+        "streams",
+    } <= set(one)
     assert one["moments"][0] == {"t_s": 2.0, "kind": "fault", "target": "a", "text": "no call on a <comes> back"}
     assert skipped["skipped"] == "no loop devices"
     assert document["passed"] is True

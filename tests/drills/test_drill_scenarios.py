@@ -1,5 +1,6 @@
 """Every scenario once, in a sandbox: real RTSP, real files, real faults where the machine has them; not a frame is lost.
 
+On ext4 each of them; on xfs, btrfs, tmpfs and FUSE one each, and in `./run prove` all that can be had there (prove_drills.json).
 NVRSTORE_SEED=17 repeats one moment and one choice of what breaks.
 """
 
@@ -14,23 +15,39 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from tests.support.prove import proving, tally
 
 from nvrstore.cli import main
 from nvrstore.drills.account import take_account
 from nvrstore.drills.faults import FaultError
+from nvrstore.drills.places import FILE_SYSTEMS
 from nvrstore.drills.report import Run
 from nvrstore.drills.runner import Options, run_once
 from nvrstore.drills.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(150)]
 
+FAIL = {"io-error", "sync-error-once", "read-only", "flap", "all"}  # calls come back with errors
+SILENT = {"nothing", "hang", "vanish", "unmount", "slow"}  # none does
+
 SEED = os.environ.get("NVRSTORE_SEED", "1")
 
 
-def drilled(name: str, folder: Path, streams: int = 3) -> Run:
+#: What cannot be done to a file system: only ext4 can be told to turn read-only, only ext4 and xfs can be shut down.
+NOT_ON: Mapping[str, set[str]] = {
+    "ext4": set(),
+    "xfs": {"read-only"},
+    "btrfs": {"read-only", "power-cut"},
+    "tmpfs": {"read-only", "power-cut"},
+    "fuse": {"power-cut"},
+}
+ON_EACH = ("xfs during-rollover", "btrfs sync-error-once", "tmpfs unmount", "fuse kill-worker")
+EVERYWHERE = tuple(f"{fs} {name}" for fs in FILE_SYSTEMS for name in SCENARIOS if fs != "ext4" and name not in NOT_ON[fs])
+
+
+def drilled(name: str, folder: Path, streams: int = 3, filesystem: str | None = None) -> Run:
     folder.mkdir(exist_ok=True)
-    run = run_once(SCENARIOS[name], Options(streams=streams), f"{name} {SEED}.0", folder)
-    return run
+    return run_once(SCENARIOS[name], Options(streams=streams, filesystem=filesystem), f"{name} {SEED}.0", folder)
 
 
 def told(run: Run) -> str:
@@ -40,7 +57,37 @@ def told(run: Run) -> str:
 @pytest.mark.parametrize("name", list(SCENARIOS))
 def test_a_drill_costs_no_frame(name: str, tmp_path: Path) -> None:
     """Whatever breaks: nothing lost, nothing twice, nothing damaged; in the end every target is in step and the copies are equal."""
-    run = drilled(name, tmp_path)
+    assert_costs_no_frame(name, tmp_path, "ext4")
+
+
+@pytest.mark.parametrize("where", EVERYWHERE if proving() else ON_EACH)
+def test_it_costs_none_on_any_other_file_system(where: str, tmp_path: Path) -> None:
+    """Preallocation, links, syncs, looks: each file system has its own way with them."""
+    filesystem, name = where.split(" ")
+    assert_costs_no_frame(name, tmp_path, filesystem)
+
+
+@pytest.mark.parametrize("where", ["btrfs power-cut", "tmpfs power-cut", "fuse power-cut"])
+def test_what_a_file_system_cannot_suffer_is_not_run_there(where: str, tmp_path: Path) -> None:
+    """Nothing is broken, nothing is claimed."""
+    filesystem, name = where.split(" ")
+    assert name in NOT_ON[filesystem]
+    with pytest.raises(FaultError, match=r"cannot be shut down|no FUSE can"):
+        drilled(name, tmp_path, filesystem=filesystem)
+
+
+def assert_costs_no_frame(name: str, folder: Path, filesystem: str) -> None:
+    run = drilled(name, folder, filesystem=filesystem)
+    tally(
+        "drills",
+        f"{filesystem} {name}",
+        runs=1,
+        passed=int(run.passed),
+        frames_sent=run.total("sent"),
+        frames_lost=run.total("lost"),
+        frames_unrecorded=run.total("unrecorded"),
+        ttd_ms={f"{filesystem} {name}": round(run.ttd_s * 1e3)} if run.ttd_s is not None else {},
+    )
     assert run.passed, told(run)
     assert run.total("sent") > 50
     assert run.total("durable") == run.total("sent") - run.total("unrecorded")
@@ -48,6 +95,11 @@ def test_a_drill_costs_no_frame(name: str, tmp_path: Path) -> None:
     if SCENARIOS[name].loses:
         assert {"fault", "lost", "healed", "joined", "synced"} <= kinds
         assert run.ttd_s is not None
+    if name in FAIL:
+        assert run.declared_s is not None
+        assert 0 <= run.declared_s <= (run.ttd_s or 0)
+    if name in SILENT:
+        assert run.declared_s is None
     if SCENARIOS[name].dies:
         assert run.ttr_s is not None
     assert "simulated" not in run.how or name in ("nothing", "slow")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.targets import PATIENCE_S, answers, append, ask, block, open_volume, run
 
+from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.drills.faults import FaultError, LoopDisk, covered, filled, frozen, moved_away, small_tmpfs
 from nvrstore.errors import TargetUnavailableError
 from nvrstore.limits import BLOCK_BYTES, MIB
@@ -132,7 +133,7 @@ def test_what_a_keeper_answered_survives_a_power_cut(frail: LoopDisk, verb: Verb
 
 
 def test_a_disk_that_is_shut_down_answers_with_an_error(ext4: LoopDisk, pool: Pool) -> None:
-    """Append, look, read past the cache: none of them hangs or succeeds."""
+    """Append, look, read past the cache: none of them hangs or succeeds; the worker stamps when the first of them failed."""
     target = ready(ext4.path)
     prepare(target)
     appender = target.start_appender(pool)
@@ -140,8 +141,12 @@ def test_a_disk_that_is_shut_down_answers_with_an_error(ext4: LoopDisk, pool: Po
     assert answers(appender, 1)[0].ok
     target_id = run(target, identify("t")).id
     ext4.shut_down()
+    before_s = SYSTEM_CLOCK.monotonic_s()
     append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
     assert answers(appender, 1)[0].errno == errno.EIO
+    first_s = target.first_failure_s()
+    assert first_s is not None
+    assert before_s <= first_s <= SYSTEM_CLOCK.monotonic_s()
     assert target.keeper.call(look_request(look_id="r", counter=1, journals=("j",), target_id=target_id), PATIENCE_S).errno == errno.EIO
     assert appender.close(PATIENCE_S)
     assert target.close(PATIENCE_S)

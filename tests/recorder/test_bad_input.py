@@ -422,13 +422,16 @@ def test_a_hung_target_hangs_no_command(recorded: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     volume = tmp_path / "a" / volumes_in(tmp_path / "b", JOURNAL)[0]
     (tmp_path / "state" / "catalog.sqlite").unlink()
+    beside = tmp_path / "beside.toml"  # the same targets, another catalog: what rebuilds it disturbs nobody
+    beside.write_text(config.read_text().replace(str(tmp_path / "state"), str(tmp_path / "rebuilt")))
     with FuseDisk.mounted(tmp_path / "backing", tmp_path / "a") as disk:
         disk.hang()
         clip = tmp_path / "clip.mp4"
-        listed, exported, verified, *away = together(
+        listed, exported, verified, rebuilt, *away = together(
             ("ls", config),
             ("export", config, "cam0", "--from", "-1d", "--to", "now", "-o", clip),
             ("verify", config),
+            ("catalog", "rebuild", beside),
             ("ls", tmp_path / "a", "--json"),
             ("verify", volume, "--json"),
             ("target", "init", tmp_path / "a", "--json"),
@@ -437,9 +440,9 @@ def test_a_hung_target_hangs_no_command(recorded: Path, tmp_path: Path) -> None:
         assert "target 'a' did not answer" in listed.err
         assert (exported.status, clip.exists()) == (0, True)
         assert (verified.status, "not checked: a" in verified.err) == (3, True)
+        assert rebuilt.status == 3
         for ran in away:
             assert (ran.status, "did not answer" in ran.error["message"], "check the mount" in ran.error["hint"]) == (3, True, True)
-        assert nvrstore("catalog", "rebuild", config).status == 3
         ran = nvrstore("record", config, "--seconds", "3", "--json")
         assert ran.status == 0
         events = [json.loads(line) for line in ran.out.splitlines()]

@@ -107,6 +107,7 @@ async def test_a_primary_that_fails_and_returns_costs_no_frame_and_gets_everythi
     lost = next(event for event in happened if isinstance(event, events.TargetLost))
     degraded = next(event for event in happened if isinstance(event, events.SetChanged) and event.degraded)
     assert lost.target == "a"
+    assert lost.since_failure_s is None, "a simulated failure is none of a worker's"
     assert [member.target for member in degraded.members] == ["b"]
     assert site.lost(sent) == {}
     assert site.differences() == []

@@ -92,10 +92,35 @@ def test_a_member_that_errs_leaves_and_costs_no_frame(victim: str, verb: Verb, c
         assert rig.states()[other] == "synced"
         assert rig.engine.members()[0].target == other
         assert rig.engine.members()[0].role is Role.PRIMARY
+        since_s = since_failure_s(rig, victim)
+        assert since_s is not None
+        assert 0 <= since_s <= 0.05, "declared within a round of the first call that failed"
         rig.finish()
         assert rig.heard.acked == rig.put
     finally:
         rig.close()
+
+
+@pytest.mark.parametrize("tenths", range(10))
+def test_a_target_that_breaks_while_nothing_has_to_be_written_is_noticed_within_a_tick(rig: Rig, tenths: int) -> None:
+    """Of one camera a fragment comes once a second: in the ticks between, a look asks what a write would have."""
+    started(rig, "gate")
+    rig.run(tenths / 10)
+    rig.targets["a"].fault = failing(*Verb)
+    rig.run(rig.engine.spec.tick_s + 0.05)
+    assert rig.states()["a"] == "away"
+    rig.run(1.3)
+    assert 0 < rig.heard.failovers[0] <= 0.3, "from the first fragment that waited"
+    rig.finish()
+    assert rig.heard.acked == rig.put
+
+
+def since_failure_s(rig: Rig, target: str) -> float | None:
+    """What the declaration that `target` is lost said of the first call that failed."""
+    lost = [
+        since_s for change, since_s in zip(rig.heard.changes, rig.heard.since_failure, strict=True) if change[0] == target and change[3]
+    ]
+    return lost[0]
 
 
 def test_a_target_that_hangs_is_lost_by_its_deadline_and_costs_no_frame(rig: Rig) -> None:
@@ -104,6 +129,7 @@ def test_a_target_that_hangs_is_lost_by_its_deadline_and_costs_no_frame(rig: Rig
     rig.targets["a"].hold()
     rig.run(3)
     assert rig.states()["a"] == "away"
+    assert since_failure_s(rig, "a") is None, "no call came back with an error"
     assert rig.heard.failovers
     assert rig.heard.failovers[0] <= 0.3
     rig.run(2)

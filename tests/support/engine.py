@@ -39,6 +39,7 @@ class Heard:
     closed: list[tuple[str, int, tuple[str, ...]]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     changes: list[tuple[str, State, State, str]] = field(default_factory=list)
+    since_failure: list[float | None] = field(default_factory=list)  # of each change
     sets: list[tuple[Epoch, tuple[MemberRef, ...]]] = field(default_factory=list)
     resyncs: list[str] = field(default_factory=list)
     spaces: list[str] = field(default_factory=list)
@@ -64,8 +65,9 @@ class Heard:
     def volume_left(self, header: VolumeHeader, path: str) -> None:
         self.left.append(path)
 
-    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str) -> None:
+    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None) -> None:
         self.changes.append((target, before, after, reason))
+        self.since_failure.append(since_failure_s)
 
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None:
         self.sets.append((epoch, tuple(members)))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.targets import KINDS, PATIENCE_S, answers, append, ask, block, open_volume, run, target_of
 
+from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import TargetIdentityError, TargetIOError
 from nvrstore.limits import BLOCK_BYTES, KEEPER_PIECE_BYTES, MIB
 from nvrstore.targets.contract import UNAVAILABLE, LookResult, Request, Target, Verb
@@ -335,6 +336,23 @@ def test_without_identity_nothing_is_written(kind: str, tmp_path: Path, pool: Po
         with pytest.raises(TargetIdentityError, match=r"no target\.json") as caught:
             run(target, identify("t"))
         assert "target init" in caught.value.hint
+
+
+def test_the_first_hard_failure_is_stamped_until_a_look_goes_well(kind: str, tmp_path: Path) -> None:
+    """By the worker that made the call, on everybody's monotonic clock; what a healthy target refuses is no failure of the target."""
+    with target_of(kind, tmp_path, initialised=False) as target:
+        assert ask(target, Verb.READ, "f", length=1).errno == errno.ENOENT
+        assert target.first_failure_s() is None
+        before_s = SYSTEM_CLOCK.monotonic_s()
+        assert ask(target, Verb.PREPARE, "f", length=BLOCK_BYTES).errno == errno.ENODEV
+        first_s = target.first_failure_s()
+        assert first_s is not None
+        assert before_s <= first_s <= SYSTEM_CLOCK.monotonic_s()
+        assert ask(target, Verb.WRITE, "f", data=b"x").errno == errno.ENODEV
+        assert target.first_failure_s() == first_s
+        run(target, init_target("t"))
+        look(target, 1)
+        assert target.first_failure_s() is None
 
 
 def test_init_makes_a_target_once(kind: str, tmp_path: Path) -> None:

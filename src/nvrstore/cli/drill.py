@@ -38,6 +38,10 @@ def command(
     repeat: Annotated[int, typer.Option(help="How often each scenario is run.", min=1, max=10_000)] = 1,
     seed: Annotated[int, typer.Option(help="Decides when things break, and whatever else is random.")] = 1,
     bitrate: Annotated[int, typer.Option(help="Of each camera, in bit/s.", min=16_000)] = 200_000,
+    filesystem: Annotated[
+        str | None,
+        typer.Option(help="Put every target of the sandbox on one of these: ext4, xfs, btrfs, tmpfs (root), fuse.", show_default=False),
+    ] = None,
     rto: Annotated[float | None, typer.Option(help="Objective: seconds from a fault to the next commit, at most.", min=0)] = None,
     rpo: Annotated[float | None, typer.Option(help="Objective: seconds of footage that may be missing of a stream.", min=0)] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as one self-contained page.", show_default=False)] = None,
@@ -57,8 +61,11 @@ def command(
     if config is not None:
         rto, rpo = rto if rto is not None else config.objectives.rto_s, rpo if rpo is not None else config.objectives.rpo_s
     from nvrstore.drills.live import LIVE
+    from nvrstore.drills.places import FILE_SYSTEMS
 
     names = _names(words, SCENARIOS if config is None else LIVE)
+    if filesystem is not None and (config is not None or filesystem not in FILE_SYSTEMS):
+        raise UsageError(f"no drill can be had on {filesystem!r}", hint=f"in a sandbox, one of {', '.join(FILE_SYSTEMS)}")
     if directory is not None and directory.exists() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty", hint="give an empty directory, or none: drills then use a temporary one")
 
@@ -68,7 +75,7 @@ def command(
         if not as_json:
             _line(event, figures)
 
-    options = Options(streams=streams, repeat=repeat, seed=seed, bitrate_bps=bitrate, rto_s=rto, rpo_s=rpo)
+    options = Options(streams=streams, repeat=repeat, seed=seed, bitrate_bps=bitrate, filesystem=filesystem, rto_s=rto, rpo_s=rpo)
     if config is not None and target is not None:
         report = run_live(config, target, names, options, say=tell)
     else:
@@ -150,12 +157,28 @@ def _show(report: DrillReport, html: Path | None) -> None:
                 "not run" if not runs else "passed" if scenario.passed else "FAILED",
                 *(sum(run.total(what) for run in runs) for what in ("sent", "durable", "lost", "unrecorded", "duplicated")),
                 spread(run.ttd_s for run in runs),
+                spread(run.declared_s for run in runs),
                 spread(run.ttr_s for run in runs),
                 equal,
             )
         )
     say()
-    show_table(["scenario", "", ">sent", ">durable", ">lost", ">unrecorded", ">twice", ">TTD", ">TTR", "copies equal"], rows)
+    show_table(
+        [
+            "scenario",
+            "",
+            ">sent",
+            ">durable",
+            ">lost",
+            ">unrecorded",
+            ">twice",
+            ">TTD",
+            ">of it, after the first failed call",
+            ">TTR",
+            "copies equal",
+        ],
+        rows,
+    )
     several = any(len(scenario.runs) > 1 for scenario in report.scenarios)
     say("TTD: fault to declaration. TTR: declaration to next commit." + (" min / median / p99." if several else ""))
     if any(run.total("unrecorded") for scenario in report.scenarios for run in scenario.runs):

@@ -65,7 +65,7 @@ def sync_error(stage: Stage) -> None:
 
 def read_only(stage: Stage) -> None:
     place = stage.places["a"]
-    if place.disk is not None:
+    if place.kind == "disk" and place.disk is not None:
         disk = place.disk
         _lose(stage, "a", "the file system of a turns read-only", lambda _: disk.turn_read_only())
         place.remount()
@@ -77,7 +77,7 @@ def read_only(stage: Stage) -> None:
 
 def fill(stage: Stage) -> None:
     place = stage.places["a"]
-    if place.disk is None:
+    if not place.own:
         stage.fault("a answers ENOSPC", "a")
         place.fail(errno.ENOSPC)
         stage.sleep(3 * HOLD_S)
@@ -232,9 +232,9 @@ def kill_recorder(stage: Stage) -> None:
 
 
 def power_cut(stage: Stage) -> None:
-    stage.fault("power is cut: the recorder dies, and what no target had synced is thrown away")
     if not all(place.disk for place in stage.places.values()):
         raise FaultError("a power cut needs root and loop devices")
+    stage.fault("power is cut: the recorder dies, and what no target had synced is thrown away")
     for place in stage.places.values():
         if place.disk is not None:
             place.disk.shut_down()

@@ -91,6 +91,16 @@ class LoopDisk:
             disk.unmount()
             image.unlink()
 
+    @property
+    def shuts_down(self) -> bool:
+        """Whether `shut_down` is to be had."""
+        return self.fstype in ("ext4", "xfs")
+
+    @property
+    def turns_read_only(self) -> bool:
+        """Whether `turn_read_only` is to be had."""
+        return self.fstype == "ext4"
+
     def mount(self) -> None:
         _run("mount", "-o", ",".join(["loop", *filter(None, [self.options])]), self.image, self.path)
 

@@ -54,7 +54,7 @@ def page(report: DrillReport) -> str:
     """The whole document."""
     body = [
         f"<h1>Drill report</h1><p class=soft>{escape(report.started)} · {report.streams} cameras with {report.fps:g} frames/s · "
-        f"{escape(report.machine)} · seed {report.seed}</p>",
+        f"{escape(report.machine)} · seed {report.seed}{f' · targets on {report.filesystem}' if report.filesystem else ''}</p>",
         f'<p class="verdict {mood(report.passed)}">{escape(report.verdict)}</p>',
         _summary(report),
         _explained(report),
@@ -112,7 +112,7 @@ def _summary(report: DrillReport) -> str:
         asked = any(run.copies_equal is not None for run in s.runs)
         equal = "<span class=bad>NO</span>" if unequal else "yes" if asked else "-"
         name = f'<a href="#{escape(s.name)}">{escape(s.name)}</a>'
-        times = [_spread(run.ttd_s for run in s.runs), _spread(run.ttr_s for run in s.runs)]
+        times = [_spread(values) for values in ([r.ttd_s for r in s.runs], [r.declared_s for r in s.runs], [r.ttr_s for r in s.runs])]
         return [name, _word(s), str(len(s.runs)), *(str(count) for count in total.values()), *times, equal]
 
     columns = [
@@ -125,6 +125,7 @@ def _summary(report: DrillReport) -> str:
         ">unrecorded",
         ">twice",
         ">detected",
+        ">after the first failed call",
         ">commits again",
         "copies equal",
     ]
@@ -140,6 +141,10 @@ def _explained(report: DrillReport) -> str:
         ("lost", "sent, and on no target. Must be 0"),
         ("unrecorded", "died with a recording machine before they were in a commit; bounded, and written down in the ledger as a gap"),
         ("detected", "from the moment of the fault to the declaration that the target is lost (TTD)"),
+        (
+            "after the first failed call",
+            "the part of that from the first call that came back with an error, as the worker stamped it; - where none came back",
+        ),
         (
             "commits again",
             "from there to the next commit, under the set without it (TTR); where the recorder dies: until every camera is durable again",

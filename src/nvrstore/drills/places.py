@@ -1,8 +1,12 @@
 """Targets of a sandbox that can be broken: real faults where the machine allows them, simulated ones where it does not.
 
     fuse    a directory behind a FUSE file system of our own: errors and hangs of every call, in the kernel
-    ext4    a small file system on a loop device: shut down, read-only, full, power cut
+    disk    a small file system of its own, which can be filled: an ext4 on a loop device, if no other is asked for
+            frail: one that can be shut down, too (ext4, xfs); ext4: one that can be told to turn read-only, too
     plain   a directory; errors and hangs are simulated in the worker's answers (targets/faulty.py)
+
+Where a file system is asked for (FILE_SYSTEMS), every target gets one of that kind to lie on, also what is behind FUSE; `fuse` itself puts
+every target behind FUSE.
 
 A place says of itself what it is, and the report repeats it: nobody shall take a simulated fault for a real one.
 The runner never touches the path of a place that may hang; what is stored is read below `stored`.
@@ -13,13 +17,13 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from nvrstore.clock import SYSTEM_CLOCK
-from nvrstore.drills.faults import FaultError, LoopDisk
+from nvrstore.drills.faults import FaultError, LoopDisk, small_tmpfs
 from nvrstore.drills.fuse_disk import FuseDisk
 from nvrstore.limits import MIB
 from nvrstore.targets.contract import Verb
@@ -28,9 +32,10 @@ from nvrstore.targets.faulty import FaultyTarget
 from nvrstore.targets.identity import init_target
 from nvrstore.targets.steps import run_steps
 
-EXT4_BYTES: Final = 512 * MIB
+DISK_BYTES: Final = 512 * MIB
+FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs", "fuse")
 MOUNT_S: Final = 5.0  # workers of a target that was lost end within this, and its mount point is free then
-REAL: Final = {"fuse": "through FUSE", "ext4": "on an ext4 of its own"}
+REAL: Final = {"fuse": "through FUSE", "disk": "on a file system of its own"}
 SIMULATED: Final = "simulated in the worker's answers"
 
 
@@ -44,7 +49,8 @@ class Place:
     kind: str = "plain"
     why_plain: str = ""  # what was wished for and could not be had
     fuse: FuseDisk | None = None
-    disk: LoopDisk | None = None
+    disk: LoopDisk | None = None  # the loop device that it lies on, alone
+    own: bool = False  # its file system is its own: it can be filled
     faulty: FaultyTarget | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -114,47 +120,96 @@ class Place:
 
 
 @contextmanager
-def made(name: str, folder: Path, kinds: Sequence[str]) -> Iterator[Place]:
-    """A target below `folder`, initialised: the first of `kinds` that this machine has. Raises FaultError when it has none of them."""
+def made(name: str, folder: Path, kinds: Sequence[str], *, filesystem: str | None = None) -> Iterator[Place]:
+    """A target below `folder`, initialised: the first of `kinds` that this machine has. Raises FaultError when it has none of them.
+
+    `filesystem`: one of FILE_SYSTEMS that it lies on; without one, it lies where `folder` does.
+    """
+    if filesystem == "fuse":
+        if "fuse" not in kinds and "plain" not in kinds:
+            raise FaultError(f"target {name}: no FUSE can do what this takes")
+        kinds = ("fuse",)
     problems = []
-    for kind in kinds:
-        maker = {"fuse": _fuse, "ext4": _ext4, "plain": _plain}[kind](name, folder)
-        try:
-            place = maker.__enter__()
-        except FaultError as error:
-            problems.append(str(error))
-            continue
-        try:
+    with ExitStack() as stack:
+        below, disk = stack.enter_context(_ground(name, folder, filesystem))
+        for kind in kinds:
+            if below != folder and not _suffers(kind, disk):
+                problems.append(f"{filesystem} cannot be {'shut down' if kind == 'frail' else 'told to turn read-only'}")
+                continue
+            try:
+                place = stack.enter_context(_KINDS[kind](name, folder, below, disk))
+            except FaultError as error:
+                problems.append(str(error))
+                continue
             place.why_plain = "; ".join(problems)
             _initialise(place)
             yield place
-        finally:
-            maker.__exit__(None, None, None)
-        return
+            return
     raise FaultError(f"target {name}: {'; '.join(problems)}")
 
 
 @contextmanager
-def _plain(name: str, folder: Path) -> Iterator[Place]:
-    path = folder / name
+def _ground(name: str, folder: Path, filesystem: str | None) -> Iterator[tuple[Path, LoopDisk | None]]:
+    """The directory below which a target lies, and the loop device under that."""
+    ground = folder / f"{name}.ground"
+    if filesystem in (None, "fuse"):
+        yield folder, None
+    elif filesystem == "tmpfs":
+        with small_tmpfs(ground, size_bytes=DISK_BYTES):
+            yield ground, None
+    else:
+        with _loop(filesystem or "", folder / f"{name}.img", ground) as disk:
+            yield ground, disk
+
+
+@contextmanager
+def _loop(filesystem: str, image: Path, path: Path) -> Iterator[LoopDisk]:
+    options = "errors=remount-ro" if filesystem == "ext4" else ""
+    with LoopDisk.mounted(filesystem, image, path, size_bytes=DISK_BYTES, options=options) as disk:
+        yield disk
+
+
+@contextmanager
+def _plain(name: str, folder: Path, below: Path, disk: LoopDisk | None) -> Iterator[Place]:
+    path = below / name
     path.mkdir(exist_ok=True)  # what could not be mounted may have left its mount point
-    yield Place(name, path, path)
+    yield Place(name, path, path, disk=disk, own=below != folder)
 
 
 @contextmanager
-def _fuse(name: str, folder: Path) -> Iterator[Place]:
-    backing, path = folder / f"{name}.disk", folder / name
+def _fuse(name: str, folder: Path, below: Path, _: LoopDisk | None) -> Iterator[Place]:
+    backing, mounted = below / f"{name}.disk", folder / f"{name}.fuse"
     backing.mkdir()
-    path.mkdir()
-    with FuseDisk.mounted(backing, path) as disk:
-        yield Place(name, path, backing, "fuse", fuse=disk)
+    mounted.mkdir()
+    with FuseDisk.mounted(backing, mounted) as fuse:
+        (backing / name).mkdir()
+        yield Place(name, mounted / name, backing / name, "fuse", fuse=fuse)
 
 
 @contextmanager
-def _ext4(name: str, folder: Path) -> Iterator[Place]:
+def _disk(name: str, folder: Path, below: Path, disk: LoopDisk | None) -> Iterator[Place]:
+    if below != folder:  # it has one already
+        with _plain(name, folder, below, disk) as place:
+            place.kind = "disk"
+            yield place
+        return
     path = folder / name
-    with LoopDisk.mounted("ext4", folder / f"{name}.img", path, size_bytes=EXT4_BYTES, options="errors=remount-ro") as disk:
-        yield Place(name, path, path, "ext4", disk=disk)
+    with _loop("ext4", folder / f"{name}.img", path) as made_for_it:
+        yield Place(name, path, path, "disk", disk=made_for_it, own=True)
+
+
+def _suffers(kind: str, disk: LoopDisk | None) -> bool:
+    """Whether the file system that is there already can be broken as this kind can."""
+    match kind:
+        case "frail":
+            return disk is not None and disk.shuts_down
+        case "ext4":
+            return disk is not None and disk.turns_read_only
+        case _:
+            return True
+
+
+_KINDS: Final = {"fuse": _fuse, "disk": _disk, "frail": _disk, "ext4": _disk, "plain": _plain}
 
 
 def _initialise(place: Place) -> None:

@@ -65,6 +65,7 @@ class Run:
     seed: str
     how: str = ""  # how the fault was made: real or simulated
     ttd_s: float | None = None  # first fault to the declaration
+    declared_s: float | None = None  # first failed call to the declaration; None: no call failed
     ttr_s: float | None = None  # declaration to the next commit
     stop_s: float | None = None  # how long the recorder took to stop
     streams: list[StreamResult] = field(default_factory=list)
@@ -93,6 +94,7 @@ class Run:
             "how": self.how,
             "passed": self.passed,
             "ttd_ms": _ms(self.ttd_s),
+            "declared_ms": _ms(self.declared_s),
             "ttr_ms": _ms(self.ttr_s),
             "stop_s": None if self.stop_s is None else round(self.stop_s, 3),
             "frames": {what: self.total(what) for what in ("sent", "durable", "lost", "unrecorded", "duplicated", "damaged")},
@@ -169,15 +171,18 @@ class ScenarioReport:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        ttd, ttr = Spread.of(run.ttd_s for run in self.runs), Spread.of(run.ttr_s for run in self.runs)
+        spreads = {
+            "ttd": Spread.of(run.ttd_s for run in self.runs),
+            "declared": Spread.of(run.declared_s for run in self.runs),
+            "ttr": Spread.of(run.ttr_s for run in self.runs),
+        }
         return {
             "scenario": self.name,
             "what": self.what,
             "expect": self.expect,
             "passed": self.passed,
             "skipped": self.skipped or None,
-            "ttd": None if ttd is None else ttd.as_json(),
-            "ttr": None if ttr is None else ttr.as_json(),
+            **{what: None if spread is None else spread.as_json() for what, spread in spreads.items()},
             "runs": [run.as_json() for run in self.runs],
         }
 
@@ -193,6 +198,7 @@ class DrillReport:
     seed: int
     objectives: dict[str, float | None]
     scenarios: list[ScenarioReport] = field(default_factory=list)
+    filesystem: str | None = None  # that all targets lay on; None: where the sandbox was
 
     @property
     def ran(self) -> Sequence[ScenarioReport]:
@@ -222,6 +228,7 @@ class DrillReport:
             "streams": self.streams,
             "fps": self.fps,
             "seed": self.seed,
+            "filesystem": self.filesystem,
             "objectives": self.objectives,
             "passed": self.passed,
             "scenarios": [scenario.as_json() for scenario in self.scenarios],

@@ -52,6 +52,7 @@ class Options:
     height: int = 240
     bitrate_bps: int = 200_000
     fps: float = 25
+    filesystem: str | None = None  # one of places.FILE_SYSTEMS, for all targets of a sandbox
     rto_s: float | None = None
     rpo_s: float | None = None
 
@@ -100,6 +101,7 @@ def _blank(options: Options) -> DrillReport:
         streams=options.streams,
         fps=options.fps,
         seed=options.seed,
+        filesystem=options.filesystem,
         objectives={"rto_s": options.rto_s, "rpo_s": options.rpo_s},
     )
 
@@ -127,7 +129,7 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
         gop=max(1, round(options.fps)),
     )
     run = Run(scenario.name, seed)
-    with Farm(config) as farm, sandbox(folder, farm, scenario.kinds, scenario.journal) as box:
+    with Farm(config) as farm, sandbox(folder, farm, scenario.kinds, scenario.journal, filesystem=options.filesystem) as box:
         stage = Stage(box, Random(seed), child=scenario.child)
         try:
             try:
@@ -144,6 +146,8 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
         _tell(stage, scenario, run)
         if stage.sent is not None:
             _count(box, scenario, run, stage.sent)
+    if options.filesystem:
+        run.how += f"; all targets on {options.filesystem}"
     run.objectives = judge(run, rto_s=None if scenario.outage else options.rto_s, rpo_s=options.rpo_s, fps=options.fps)
     return run
 
@@ -185,6 +189,8 @@ def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
                 stage.note("lost", f"{target} declared lost: {event['reason']}", target, heard.t_s)
                 since_s = max(f for f in [fault_s, *_faults(stage, target)] if f <= heard.t_s)
                 run.ttd_s = max(run.ttd_s or 0.0, heard.t_s - since_s)
+                if event["since_failure_s"] is not None:
+                    run.declared_s = max(run.declared_s or 0.0, float(event["since_failure_s"]))
             case "FailedOver":
                 stage.note("recovered", f"commits again, {event['ttr_s'] * 1e3:.0f} ms after the declaration", target, heard.t_s)
                 run.ttr_s = max(run.ttr_s or 0.0, float(event["ttr_s"]))

@@ -72,10 +72,12 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(folder: Path, farm: Farm, kinds: Mapping[str, Sequence[str]], journal: Mapping[str, Any]) -> Iterator[Sandbox]:
-    """Targets by name, each of the first kind that this machine has. Raises FaultError where one has none."""
+def sandbox(
+    folder: Path, farm: Farm, kinds: Mapping[str, Sequence[str]], journal: Mapping[str, Any], *, filesystem: str | None = None
+) -> Iterator[Sandbox]:
+    """Targets by name, each of the first kind that this machine has, on `filesystem`. Raises FaultError where one has none."""
     with ExitStack() as stack:
-        places = {name: stack.enter_context(made(name, folder, wanted)) for name, wanted in kinds.items()}
+        places = {name: stack.enter_context(made(name, folder, wanted, filesystem=filesystem)) for name, wanted in kinds.items()}
         yield Sandbox(folder, farm, places, journal)
 
 

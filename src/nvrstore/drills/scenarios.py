@@ -15,6 +15,7 @@ from nvrstore.drills.sandbox import Stage
 
 PLAIN: Final = ("plain",)
 FUSE: Final = ("fuse", "plain")
+DISK: Final = ("disk", "plain")
 EXT4: Final = ("ext4", "plain")
 
 
@@ -40,7 +41,7 @@ class Scenario:
     def needs(self) -> str:
         """What it takes to have it for real."""
         kinds = sorted({wanted[0] for wanted in self.kinds.values()} - {"plain"})
-        words = {"fuse": "root and /dev/fuse", "ext4": "root and loop devices"}
+        words = {"fuse": "root and /dev/fuse", **dict.fromkeys(("disk", "frail", "ext4"), "root and loop devices")}
         simulated = all("plain" in wanted for wanted in self.kinds.values())
         if not kinds:
             return "root" if self.root else "-"
@@ -77,7 +78,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "a target is full",
             "prepared volumes are written to their end; the oldest makes room, or the target is lost",
             acts.fill,
-            {"a": EXT4, "b": PLAIN},
+            {"a": DISK, "b": PLAIN},
             loses=(),
             equal=False,
         ),
@@ -118,7 +119,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "the machine loses power, recorder and targets",
             "what was in a commit is there; what was not is in the ledger",
             acts.power_cut,
-            {"a": ("ext4",), "b": ("ext4",)},
+            {"a": ("frail",), "b": ("frail",)},
             child=True,
             loses=(),
             dies=True,

@@ -9,7 +9,6 @@ machine or a busy interpreter condemns nobody. One pause excuses all of its leng
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -44,11 +43,6 @@ DEADLINES: Final[Mapping[Medium, Deadlines]] = {
 }
 P99_FACTOR: Final = 8.0  # never condemn a target for less than this times its own usual p99
 EXCUSED_MAX: Final = 3.0  # all pauses but the last excuse a target only so long: a detector that is always late must find a dead one
-
-#: Errors of a write, a sync or a look that end a target's membership at once. ENOSPC is not here: retention comes first.
-HARD_ERRORS: Final = frozenset(
-    {errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNRESET, errno.ESHUTDOWN, errno.EUCLEAN}
-)
 
 
 @dataclass(frozen=True, slots=True)

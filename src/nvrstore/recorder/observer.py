@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from nvrstore import events
 from nvrstore.catalog.store import Catalog
@@ -78,21 +78,22 @@ class RecorderObserver:
     def volume_left(self, header: VolumeHeader, path: str) -> None:
         self._wishes.recover(header.journal)
 
-    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str) -> None:
+    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None) -> None:
         if after in _TAKING:
             self._taking[journal].add(target)
         else:
             self._taking[journal].discard(target)
         kind = events.TargetChanged
+        more: dict[str, Any] = {}
         if before in MEMBER and after is State.AWAY:
-            kind = events.TargetLost
+            kind, more = events.TargetLost, {"since_failure_s": since_failure_s}
             self._lost[journal] = (target, reason)
         elif after is State.LIVE and before is State.JOINING:
             kind = events.TargetJoined
         elif after is State.SYNCED:
             kind = events.TargetSynced
         self._publish(
-            kind(utc_ns=self._clock.utc_ns(), journal=journal, target=target, before=str(before), after=str(after), reason=reason)
+            kind(utc_ns=self._clock.utc_ns(), journal=journal, target=target, before=str(before), after=str(after), reason=reason, **more)
         )
         if journal in self._sets:
             self._tell_set(journal)

@@ -56,12 +56,13 @@ class Observer(Protocol):
     def volume_left(self, header: VolumeHeader, path: str) -> None:
         """It stays open on disk; recovery decides later what it holds."""
 
-    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str) -> None: ...
+    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None) -> None:
+        """`since_failure_s`: from the first call that failed hard there to this moment, where that is why."""
 
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None: ...
 
     def first_commit(self, journal: str, since_lost_s: float) -> None:
-        """The first commit after a member was lost: the time to recovery, from the declaration."""
+        """The first commit after a member was lost: the time to recovery, from the declaration, or from when something waited for it."""
 
     def needs_space(self, journal: str, target: str) -> None: ...
 

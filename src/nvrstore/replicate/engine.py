@@ -144,8 +144,12 @@ class JournalEngine:
         self._watch_refuge(resumed_s)
         self._find_refuge(now_s)
         self._bound()
+        if self.lost_at_s is not None and not any(lane.owes for lane in self.lanes):
+            self.lost_at_s = now_s  # the time to recovery begins when there is something to commit
         for lane in self.lanes:
             lane.step(now_s, flush=self._stopping)
+        for member in self._members if self._lane_of else ():
+            self.ports[member.target].look_if_idle(self.spec.tick_s)
 
     @property
     def due_s(self) -> float:
@@ -196,13 +200,10 @@ class JournalEngine:
 
     def carry_out(self, name: str, effect: Effect) -> None:
         """An effect that concerns the set. Growing is done once for all recruits, in `_form`."""
-        match effect:
-            case Effect.SHRINK_SET:
-                self._change_set(without=name)
-            case Effect.START_RESYNC:
-                self.observer.resync_wanted(self.spec.name, name)
-            case _:
-                pass  # the resync job looks at the state before every piece
+        if effect is Effect.SHRINK_SET:
+            self._change_set(without=name)
+        elif effect is Effect.START_RESYNC:
+            self.observer.resync_wanted(self.spec.name, name)  # nothing ends it: its job looks at the state before every piece
 
     # --- the set
 

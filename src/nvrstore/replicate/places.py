@@ -124,7 +124,9 @@ class Watch:
             place.state, place.reason = after, reason
             if not (before in MEMBER and after in MEMBER):
                 place.since_s = now_s
-            host.observer.target_changed(host.spec.name, name, before, after, reason)
+            failed_s = host.ports[name].failed_s if event is Event.LOST else None
+            since_failure_s = None if failed_s is None else now_s - failed_s
+            host.observer.target_changed(host.spec.name, name, before, after, reason, since_failure_s)
             log.info("target.changed", journal=host.spec.name, target=name, before=str(before), after=str(after), reason=reason)
         for effect in effects:
             self._carry_out(name, place, effect, reason)

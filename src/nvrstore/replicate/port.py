@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Final
 
 from nvrstore.clock import Clock
 from nvrstore.errors import NvrstoreError
@@ -27,6 +28,8 @@ from nvrstore.targets.pool import Pool
 from nvrstore.telemetry import get_logger
 
 log = get_logger("replicate.port")
+
+IDLE_SLACK_S: Final = 0.02  # the round of one tick is not to wait for that of the next because it came a moment early
 
 
 @dataclass(slots=True)
@@ -108,7 +111,7 @@ class Port:
         self.appender: Appender | None = None
         self.generation = 0
         self.reason = "not started"
-        self.reason_errno = 0
+        self.failed_s: float | None = None  # when the first call failed of those that took it out; None: no call did
         self.down_since_s = clock.monotonic_s()
         self._queue: deque[Op] = deque()
         self._flying: dict[int, Op] = {}
@@ -123,6 +126,7 @@ class Port:
         self._place: tuple[int, int] | None = None
         self._look_since_s: float | None = None
         self._look_next_s = 0.0
+        self._called_s = 0.0  # when the last call was handed over, an append or a look
         self._counter = 0
 
     # --- life
@@ -145,20 +149,24 @@ class Port:
             self.reason = str(error)
             return False
         self.generation += 1
-        self.reason, self.reason_errno = "", 0
+        self.reason, self.failed_s = "", None
         return True
 
     def fail(self, reason: str, code: int = 0) -> None:
-        """Take the target out: abandon its appender, take back what was not submitted, tell nobody (they see the generation)."""
+        """Take the target out: abandon its appender, take back what was not submitted, tell nobody (they see the generation).
+
+        `code`: the error number that a call came back with; 0 where none did.
+        """
         if self.appender is None:
             return
         now_s = self._clock.monotonic_s()
         log.warning("target.lost", target=self.name, reason=reason)
+        failed_s = self.target.first_failure_s() if code else None
         grave = _Grave(self.appender, [op.held for op in self._flying.values() if op.held])
         self.appender.abandon()
         self.appender = None
         self._graves.append(grave)
-        self.reason, self.reason_errno, self.down_since_s = reason, code, now_s
+        self.reason, self.failed_s, self.down_since_s = reason, failed_s, now_s
         for op in self._queue:
             if op.held:
                 op.held.drop()
@@ -221,7 +229,7 @@ class Port:
                 return  # the answer took the target out
         while self._queue and len(self._flying) < IN_FLIGHT_MAX:
             op = self._queue.popleft()
-            op.submitted_s = now_s
+            op.submitted_s = self._called_s = now_s
             self._flying[appender.submit(op.request)] = op
 
     @staticmethod
@@ -267,10 +275,19 @@ class Port:
             if now_s - self._look_since_s > max(self.deadlines.lost_s, LOOK_S) and self.appender is None and self.target.keeper.restart():
                 self._look_since_s = None  # the stuck one was abandoned; its answer, should it come, is that of another keeper
             return
-        if now_s < self._look_next_s:
-            return
+        if now_s >= self._look_next_s:
+            self._send_look(now_s)
+
+    def look_if_idle(self, tick_s: float) -> None:
+        """A tick has gone by in which nothing had to be written: look, as nothing else would notice now that it is broken."""
+        now_s = self._clock.monotonic_s()
+        busy = self._queue or self._flying or self._look_since_s is not None
+        if self.appender is not None and not busy and now_s - self._called_s >= tick_s - IDLE_SLACK_S:
+            self._send_look(now_s)
+
+    def _send_look(self, now_s: float) -> None:
         self._look_next_s = now_s + LOOK_S
-        self._look_since_s = now_s
+        self._look_since_s = self._called_s = now_s
         self._counter += 1
         future = self.target.keeper.submit(
             look_request(look_id=self._look_id, counter=self._counter, journals=self._journals, target_id=self.target_id)

@@ -180,6 +180,12 @@ class Target(Protocol):
     def start_appender(self, pool: Pool) -> Appender:
         """Start an appender over `pool`. Raises `TargetUnavailableError` when no worker can be started or too many are stuck."""
 
+    def first_failure_s(self) -> float | None:
+        """Monotonic second at which the first write, sync or look of its present workers failed hard (an error of the target itself).
+
+        Stamped by the worker that made the call. None: none did, or a look has gone well since. Does not wait.
+        """
+
     def workers_stuck(self) -> int:
         """Abandoned workers (both kinds) that still hold descriptors or memory."""
 

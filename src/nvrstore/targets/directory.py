@@ -120,6 +120,11 @@ class DirectoryTarget:
     def start_appender(self, pool: Pool) -> AppenderClient:
         return AppenderClient(self._start("appender", pool.fd), self._name)
 
+    def first_failure_s(self) -> float | None:
+        with self._lock:
+            stamps = [worker.stamps for worker in self._workers]
+        return min((words[wire.FAILED_NS] / 1e9 for words in stamps if words[wire.FAILED_NS] and not words[wire.ABANDONED]), default=None)
+
     def workers_stuck(self) -> int:
         with self._lock:
             return self._stuck()

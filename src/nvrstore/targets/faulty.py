@@ -59,6 +59,10 @@ class FaultyTarget:
         self._appenders.add(appender)
         return appender
 
+    def first_failure_s(self) -> float | None:
+        """Of the target below: a failure that is only simulated in the answers says nothing about time."""
+        return self.inner.first_failure_s()
+
     def workers_stuck(self) -> int:
         return self._own_stuck() + self.inner.workers_stuck()
 

@@ -1,4 +1,4 @@
-"""A look: what is asked of a keeper once a second, and what its answer means.
+"""A look: what is asked of a keeper once a second, or once a tick while nothing is written, and what its answer means.
 
     open target.json by path -> read epochs/ of each journal -> advance the counter in looks/<id>, read it back -> statvfs
 

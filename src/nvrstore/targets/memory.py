@@ -79,6 +79,11 @@ class MemoryTarget:
             raise TargetUnavailableError(f"target {self._name!r}: workers are stuck", target=self._name)
         return MemoryAppender(self, pool)
 
+    def first_failure_s(self) -> float | None:
+        with self.lock:
+            failed = [worker.failed_s for worker in self._workers if not (worker.abandoned or worker.dead)]
+        return min((at_s for at_s in failed if at_s is not None), default=None)
+
     def workers_stuck(self) -> int:
         with self.lock:
             return sum(worker.abandoned and bool(worker.line) for worker in self._workers)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from nvrstore.targets.contract import Answer, Request
+from nvrstore.targets.contract import Answer, Request, Verb
 from nvrstore.targets.memory_files import fail
+from nvrstore.worker import wire
 
 if TYPE_CHECKING:
     from nvrstore.targets.memory import MemoryTarget
@@ -36,6 +37,7 @@ class Line:
         self.line: deque[Pending] = deque()
         self.abandoned = False
         self.dead = False
+        self.failed_s: float | None = None  # as FAILED_NS of a real worker's stamps
         target.enlist(self)
 
     def put(self, request: Request, deliver: Callable[[Answer], None], *, first: bool = False) -> int:
@@ -78,9 +80,13 @@ class Line:
                 raise fail(code)
             self.target.guard(request)
             value, data = self.carry_out(request)
+            if request.verb is Verb.LOOK:
+                self.failed_s = None
             return Answer(pending.number, 0, value, data)
         except OSError as error:
             self.failed(request)
+            if error.errno in wire.HARD_ERRORS and request.verb is not Verb.READ and self.failed_s is None:
+                self.failed_s = self.target.clock.monotonic_s()
             return Answer(pending.number, error.errno or errno.EIO)
 
     def running_since_s(self) -> float | None:

@@ -51,6 +51,7 @@ class Calls:
     def __init__(self, stamps: memoryview, parent_pid: int) -> None:
         self.stamps = stamps
         self.parent_pid = parent_pid
+        self.failed_ns = 0  # when the first call failed since somebody set this to 0
 
     def __call__(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         stamps = self.stamps
@@ -59,6 +60,9 @@ class Calls:
         stamps[START_NS] = time.monotonic_ns()
         try:
             return function(*args, **kwargs)
+        except OSError:
+            self.failed_ns = self.failed_ns or time.monotonic_ns()
+            raise
         finally:
             stamps[START_NS] = 0
 

@@ -9,9 +9,24 @@ import os
 import select
 import signal
 import sys
+import time
 
 from .calls import Calls, Forsaken, Place
-from .wire import ANSWER, DONE, FAILED, INLINE_BYTES_MAX, LOOK, MESSAGE_BYTES, PROTOCOL, RUNNING, STAMPS_BYTES, Ask
+from .wire import (
+    ANSWER,
+    DONE,
+    FAILED,
+    FAILED_NS,
+    HARD_ERRORS,
+    INLINE_BYTES_MAX,
+    LOOK,
+    MESSAGE_BYTES,
+    PROTOCOL,
+    READ,
+    RUNNING,
+    STAMPS_BYTES,
+    Ask,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,6 +89,7 @@ def _serve(worker: Appender | Keeper, calls: Calls, channel: int, parent: int, s
 def _answer(worker: Appender | Keeper, calls: Calls, ask: Ask) -> bytes:
     stamps = calls.stamps
     stamps[RUNNING] = ask.number
+    calls.failed_ns = 0
     code, value = 0, 0
     data: bytes | memoryview = b""
     try:
@@ -86,6 +102,10 @@ def _answer(worker: Appender | Keeper, calls: Calls, ask: Ask) -> bytes:
         code = errno.EINVAL  # a request that makes no sense: refused, and the next one is served
     stamps[DONE] += 1
     stamps[FAILED] += code != 0
+    if code in HARD_ERRORS and ask.verb != READ:
+        stamps[FAILED_NS] = stamps[FAILED_NS] or calls.failed_ns or time.monotonic_ns()
+    elif ask.verb == LOOK and not code:
+        stamps[FAILED_NS] = 0
     if ask.room is None:
         return ANSWER.pack(ask.number, code, -1, value, len(data)) + bytes(data)
     if not isinstance(data, memoryview):

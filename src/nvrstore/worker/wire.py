@@ -9,6 +9,7 @@ Data that is too large for a message travels in a slot of shared memory, which b
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 
@@ -33,7 +34,12 @@ LOOK, PREPARE, LIST, STAT, SPACE, READ, WRITE, SYNC, TRUNCATE, RENAME, LINK, UNL
 
 # Stamps: 64-bit words in shared memory, written by the worker, but ABANDONED, which the parent writes.
 STAMPS_BYTES = 4096
-ABANDONED, START_NS, RUNNING, DONE, BYTES, FAILED, DURABLE, DURABLE_NS, LOOKED_NS, FLAGS = range(10)
+ABANDONED, START_NS, RUNNING, DONE, BYTES, FAILED, DURABLE, DURABLE_NS, LOOKED_NS, FLAGS, FAILED_NS = range(11)
+#: Errors of a write, a sync or a look that say that the target itself is broken: FAILED_NS is when the first such call failed, 0 again
+#: after a look that went well. A READ does not count (a damaged file is mended), nor does ENOSPC (retention comes first).
+HARD_ERRORS = frozenset(
+    {errno.EIO, errno.EROFS, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.ECONNRESET, errno.ESHUTDOWN, errno.EUCLEAN}
+)
 BUFFERED, NO_DSYNC, NO_FALLOCATE, NO_LINKS = 1, 2, 4, 8  # bits of FLAGS: what the file system refused
 
 
