@@ -148,7 +148,7 @@ def bring(folder: Path) -> float:
             timeout_s=WAIT_S,
         )
         forget(folder)
-        runner = Runner(places)
+        runner = Runner(places, lambda _: None)
         began = time.perf_counter()
         seen = runner.run(survey(list(places), JOURNAL))
         plan = plan_resync(seen, list(places), recorder="bench", held_s=0.0)

@@ -115,6 +115,16 @@ def test_a_target_that_breaks_while_nothing_has_to_be_written_is_noticed_within_
     assert rig.heard.acked == rig.put
 
 
+def test_a_target_that_is_suspected_is_looked_at_at_once(rig: Rig) -> None:
+    """Upkeep met an error there: whoever is idle or busy, the next round looks."""
+    started(rig, *(f"cam{i}" for i in range(30)))
+    rig.targets["a"].fault = failing(Verb.LOOK)
+    rig.ports["a"].suspect()
+    rig.run(0.05)
+    rig.round()
+    assert rig.states()["a"] == "away"
+
+
 def since_failure_s(rig: Rig, target: str) -> float | None:
     """What the declaration that `target` is lost said of the first call that failed."""
     lost = [

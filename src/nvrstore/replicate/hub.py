@@ -78,6 +78,16 @@ class Hub:
         self._posted.append(call)
         self.wake()
 
+    def suspect(self, target: str) -> None:
+        """Something beside recording found `target` broken: look at once, and let that decide."""
+
+        def look() -> None:
+            for port in self.ports:
+                if port.name == target:
+                    port.suspect()
+
+        self.post(look)
+
     def ask(self, call: Callable[[], T], timeout_s: float = 5.0) -> T:
         """Run `call` in the thread and return what it returns. Raises ClosedError when the hub has ended."""
         future: Future[T] = Future()

@@ -285,6 +285,10 @@ class Port:
         if self.appender is not None and not busy and now_s - self._called_s >= tick_s - IDLE_SLACK_S:
             self._send_look(now_s)
 
+    def suspect(self) -> None:
+        """Have the next look now, not in a second."""
+        self._look_next_s = 0.0
+
     def _send_look(self, now_s: float) -> None:
         self._look_next_s = now_s + LOOK_S
         self._look_since_s = self._called_s = now_s

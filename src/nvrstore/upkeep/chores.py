@@ -41,7 +41,7 @@ class Chores:
 
     def __init__(self, host: UpkeepHost, refuge: str) -> None:
         self._host = host
-        self._quick, self._long = Runner(host.targets), Runner(host.targets)
+        self._quick, self._long = (Runner(host.targets, host.hub.suspect) for _ in range(2))
         # Room must be made while a resync copies gigabytes: pruning runs in either thread, one at a time.
         self._pruning_lock = threading.Lock()
         self._pruning = Pruning(host, self._quick)

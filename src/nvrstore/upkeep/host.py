@@ -15,8 +15,9 @@ from nvrstore.events import Event
 from nvrstore.model import Gap, Record
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.hub import Hub
-from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Steps, Target
+from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Steps, Target, Verb
 from nvrstore.telemetry import get_logger
+from nvrstore.worker.wire import HARD_ERRORS
 
 log = get_logger("upkeep")
 
@@ -66,10 +67,13 @@ class UpkeepHost(Protocol):
 
 
 class Runner:
-    """Runs steps until it is stopped. One per thread of upkeep."""
+    """Runs steps until it is stopped. One per thread of upkeep.
 
-    def __init__(self, targets: Mapping[str, Target]) -> None:
-        self._targets = targets
+    `suspect` is told of a target on which a call failed as only a broken one's do: a look has to say whether it is.
+    """
+
+    def __init__(self, targets: Mapping[str, Target], suspect: Callable[[str], object]) -> None:
+        self._targets, self._suspect = targets, suspect
         self.stopping = threading.Event()
 
     def run(self, steps: Steps[T], *, between: Callable[[], object] = lambda: None) -> T:
@@ -93,7 +97,10 @@ class Runner:
                     for other in call.ahead:
                         if other.key not in early:
                             early[other.key] = other, self._submit(other)
-                call = steps.send(self._wait(future))
+                answer = self._wait(future)
+                if answer.errno in HARD_ERRORS and call.request.verb is not Verb.READ:  # of a READ: that file is damaged
+                    self._suspect(call.target)
+                call = steps.send(answer)
         except StopIteration as stop:
             value: T = stop.value
             return value
