@@ -164,11 +164,11 @@ def fetch_batch(
     best: bytearray | None = None
     damage: list[Damage] = []
     for target in sorted(sources, key=lambda name: name not in whole_on):
-        data = yield from _read(target, sources[target], batch.offset, batch.length)
-        if data is None:
+        read = yield from _read(target, sources[target], batch.offset, batch.length)
+        if read is None:
             silent.append(target)
             continue
-        data.extend(bytes(batch.length - len(data)))
+        data = bytearray(read).ljust(batch.length, b"\0")
         if best is None:
             best = data
         else:
@@ -203,7 +203,7 @@ def _stretches(batches: Sequence[Batch]) -> list[list[Batch]]:
 
 def _fetch(
     stretch: Sequence[Batch], truth: Truth, sources: Mapping[str, str], *, ahead: Sequence[Sequence[Batch]], beside: Sequence[Call]
-) -> Steps[tuple[bytearray, list[Damage]]]:
+) -> Steps[tuple[bytes | bytearray, list[Damage]]]:
     """The bytes of some batches in a row: in one go from a copy that has all of them whole, or else batch by batch.
 
     `ahead`: the batches that are fetched next. `beside`: calls that follow when these are there.
@@ -213,15 +213,17 @@ def _fetch(
     if source is not None:
         places = [(other[0].offset, other[-1].end - other[0].offset) for other in ahead]
         start = stretch[0].offset
-        data = yield from _read(source, sources[source], start, stretch[-1].end - start, ahead=places, beside=beside)
-        if data is not None and len(data) == stretch[-1].end - start:
+        # Not past the page cache: the checksums say whether these are the bytes, wherever they came from.
+        length = stretch[-1].end - start
+        data = yield from _read(source, sources[source], start, length, ahead=places, beside=beside, fresh=False)
+        if data is not None and len(data) == length:
             view = memoryview(data)
             if not any(batch_damage(view[batch.offset - start : batch.end - start], batch, header) for batch in stretch):
                 return data, []
     whole, damage = bytearray(), list[Damage]()
     for batch in stretch:
-        data, found = yield from fetch_batch(batch, header, sources, whole_on=truth.holders[batch.number])
-        whole += data
+        piece, found = yield from fetch_batch(batch, header, sources, whole_on=truth.holders[batch.number])
+        whole += piece
         damage += found
     return whole, damage
 
@@ -288,37 +290,40 @@ def _resume(target: str, part: str, front: bytes, truth: Truth) -> Steps[int]:
 
 
 def _read(
-    target: str, path: str, offset: int, length: int, *, ahead: Sequence[tuple[int, int]] = (), beside: Sequence[Call] = ()
-) -> Steps[bytearray | None]:
+    target: str,
+    path: str,
+    offset: int,
+    length: int,
+    *,
+    ahead: Sequence[tuple[int, int]] = (),
+    beside: Sequence[Call] = (),
+    fresh: bool = True,
+) -> Steps[bytes | None]:
     """`length` bytes at `offset`, shorter at the end of the file; zeroes where a place cannot be read, None where nothing can.
 
-    `ahead`: offsets and lengths that will be read behind it; `beside`: calls that follow when it was read.
+    `ahead`: offsets and lengths that will be read behind it; `beside`: calls that follow when it was read. `fresh`: past the page cache.
     """
-    data = bytearray(length)
-    at = read = 0
-    calls = [piece for place in ((offset, length), *ahead) for piece in _pieces(target, path, *place)]
-    while at < length:
-        want = min(length - at, KEEPER_PIECE_BYTES)
-        n = at // KEEPER_PIECE_BYTES
-        answer = yield Call(target, calls[n].request, ahead=(*beside, *calls[n + 1 : n + 1 + AHEAD]))
-        if not answer.ok:
-            if answer.errno != errno.EIO:
-                return None
-            at += want
-            continue
-        read += 1
-        data[at : at + len(answer.data)] = answer.data
-        at += len(answer.data)
-        if len(answer.data) < want:
+    calls = [piece for place in ((offset, length), *ahead) for piece in _pieces(target, path, *place, fresh=fresh)]
+    parts: list[bytes] = []
+    known = False
+    for n, call in enumerate(calls[: -(-length // KEEPER_PIECE_BYTES)]):
+        want = call.request.length
+        answer = yield Call(target, call.request, ahead=(*beside, *calls[n + 1 : n + 1 + AHEAD]))
+        if not answer.ok and answer.errno != errno.EIO:
+            return None
+        known = known or answer.ok
+        parts.append(answer.data if answer.ok else bytes(want))
+        if len(parts[-1]) < want:
             break
-    del data[at:]
-    return data if read else None
+    if not known:
+        return None
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _pieces(target: str, path: str, offset: int, length: int) -> list[Call]:
+def _pieces(target: str, path: str, offset: int, length: int, *, fresh: bool) -> list[Call]:
     """The reads of a place, as long as a keeper carries out at once."""
     return [
-        Call(target, Request(Verb.READ, path, offset=offset + at, length=min(KEEPER_PIECE_BYTES, length - at), fresh=True))
+        Call(target, Request(Verb.READ, path, offset=offset + at, length=min(KEEPER_PIECE_BYTES, length - at), fresh=fresh))
         for at in range(0, length, KEEPER_PIECE_BYTES)
     ]
 

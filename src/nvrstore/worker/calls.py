@@ -11,7 +11,7 @@ import os
 import time
 
 from .storage import mount_of
-from .wire import ABANDONED, BUFFERED, FLAGS, NO_DSYNC, NO_FALLOCATE, NO_LINKS, START_NS
+from .wire import ABANDONED, BUFFERED, FLAGS, NO_DSYNC, NO_FALLOCATE, NO_LINKS, READ_AHEAD, START_NS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,10 +128,20 @@ class Place:
 
     def write_back(self, fd: int) -> None:
         """Have what was copied so far written while more of it comes, and leave the page cache: the sync at the end is short then."""
+        self.advise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def read_on(self, fd: int, offset: int) -> None:
+        """A file is read as a whole, and is at `offset` now: have the medium go on meanwhile; what was read is not read again."""
+        self.advise(fd, offset, READ_AHEAD, os.POSIX_FADV_WILLNEED)
+        if offset:
+            self.advise(fd, max(0, offset - READ_AHEAD), min(offset, READ_AHEAD), os.POSIX_FADV_DONTNEED)
+
+    def advise(self, fd: int, offset: int, length: int, advice: int) -> None:
+        """What will, or will not, be wanted next."""
         try:
-            self.calls(os.posix_fadvise, fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            self.calls(os.posix_fadvise, fd, offset, length, advice)
         except OSError:
-            pass  # advice; what goes wrong with the bytes themselves is what the sync says
+            pass  # advice; what goes wrong with the bytes themselves is what reads and syncs say
 
     def sync_dir(self, path: str) -> None:
         fd = self.calls(os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -16,6 +16,7 @@ from .storage import mount_of
 from .wire import (
     ABOUT,
     BLOCK,
+    BULK_BYTES,
     BYTES,
     FRESH,
     LINK,
@@ -217,6 +218,8 @@ class Keeper:
             return 0, out[: self.read_fresh(path, ask.offset, out)]
         fd = self.calls(os.open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if len(out) >= BULK_BYTES:
+                self.place.read_on(fd, ask.offset)
             return 0, out[: self.fill(fd, ask.offset, out)]
         finally:
             self.calls.close(fd)

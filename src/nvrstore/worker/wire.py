@@ -27,6 +27,8 @@ SLOT_BYTES = 1 << 20
 SLOTS = 8
 LIST_PAGE = 500
 WRITING_MAX = 8
+BULK_BYTES = SLOT_BYTES // 2  # who reads so much at once reads a whole file
+READ_AHEAD = 4 << 20  # of it, from where a bulk read begins
 WRITE_BACK = 8 << 20  # of a file that is being copied: then what is dirty is on its way to the medium
 
 OPEN, APPEND, CLOSE = 1, 2, 3
