@@ -1,7 +1,7 @@
 """How many cameras does one machine record to two targets, and what does it cost beside one process per camera?
 
 Run: python benchmarks/bench_streams.py --streams 50,150 --engine lean,pyav --peer ffmpeg,ffmpeg-one-copy,gstreamer
-     python benchmarks/bench_streams.py --streams 300,600 --engine lean --peer none
+     python benchmarks/bench_streams.py --streams 300,600 --engine lean --peer none --workers 2
      python benchmarks/bench_streams.py --streams 300 --engine lean --peer floor
      python benchmarks/bench_streams.py --streams 1000 --engine lean --peer none --bitrate 1M
 
@@ -72,14 +72,10 @@ def measure(pid: int, farm: Cameras, seconds: float) -> tuple[float, float, floa
 # --- the recorder
 
 
-def run_ours(n: int, farm: Cameras, folder: Path, seconds: float, engine: str) -> Figures:
+def run_ours(n: int, farm: Cameras, folder: Path, seconds: float, engine: str, workers: int) -> Figures:
     """Record with the library in a child process; verify through the archive."""
-    child = subprocess.Popen(
-        [sys.executable, __file__, "--child", str(folder), "--port", str(farm.port), "--streams", str(n), "--engine", engine],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words = ["--child", str(folder), "--port", str(farm.port), "--streams", str(n), "--engine", engine, "--workers", str(workers)]
+    child = subprocess.Popen([sys.executable, __file__, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     assert child.stdin is not None
     try:
@@ -98,7 +94,7 @@ def run_ours(n: int, farm: Cameras, folder: Path, seconds: float, engine: str) -
 
     lost, frames, problem = verify_archive(folder / "a", folder / "b", sent)
     return Figures(
-        f"nvrstore {engine}",
+        f"nvrstore {engine}" + (f", {workers} workers" if workers else ""),
         n,
         used / seconds / n * 1e3,
         machine / seconds / n * 1e3,
@@ -110,7 +106,7 @@ def run_ours(n: int, farm: Cameras, folder: Path, seconds: float, engine: str) -
     )
 
 
-def child(folder: Path, port: int, n: int, engine: str) -> None:
+def child(folder: Path, port: int, n: int, engine: str, workers: int) -> None:
     """The recording process: JSON lines to its parent, `stop` on standard input ends it."""
     import logging
 
@@ -119,7 +115,7 @@ def child(folder: Path, port: int, n: int, engine: str) -> None:
     import nvrstore
 
     logging.basicConfig(level=logging.WARNING)
-    config = nvrstore.Config.parse(recorder_config(folder, port, n, engine))
+    config = nvrstore.Config.parse(recorder_config(folder, port, n, engine, workers))
 
     async def main() -> None:
         start = time.monotonic()
@@ -142,10 +138,10 @@ def child(folder: Path, port: int, n: int, engine: str) -> None:
     anyio.run(main)
 
 
-def recorder_config(folder: Path, port: int, n: int, engine: str) -> dict[str, Any]:
+def recorder_config(folder: Path, port: int, n: int, engine: str, workers: int) -> dict[str, Any]:
     return {
         "format": 1,
-        "recorder": {"name": "bench", "state": str(folder / "state")},
+        "recorder": {"name": "bench", "state": str(folder / "state"), "workers": workers},
         "target": [{"name": "a", "path": str(folder / "a")}, {"name": "b", "path": str(folder / "b")}],
         "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2}],
         "stream_defaults": {"journal": "main", "engine": engine},
@@ -268,6 +264,7 @@ def main() -> int:
     parser.add_argument("--streams", default="50,150")
     parser.add_argument("--peer", default="ffmpeg", help=f"of {', '.join(PEERS)}, or none; several with commas")
     parser.add_argument("--engine", default="pyav", help="pyav, lean; several with commas")
+    parser.add_argument("--workers", type=int, default=0, help="ingest workers of the recorder")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--bitrate", default="4M")
     parser.add_argument("--dir", type=Path, default=None)
@@ -276,7 +273,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
-        child(args.child, args.port, int(args.streams), args.engine)
+        child(args.child, args.port, int(args.streams), args.engine, args.workers)
         return 0
     threading.stack_size(0)
     results: list[Figures] = []
@@ -292,7 +289,7 @@ def main() -> int:
                         results.append(run_peer(who, n, farm, folder, args.seconds))
                     else:
                         prepare(folder)
-                        results.append(run_ours(n, farm, folder, args.seconds, who))
+                        results.append(run_ours(n, farm, folder, args.seconds, who, args.workers))
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)
