@@ -10,6 +10,7 @@ import json
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,6 +18,7 @@ from typing import Any, Final, Self
 from nvrstore.errors import NvrstoreError
 
 ANSWER_S: Final = 120.0
+LOOK_S: Final = 0.5
 END_S: Final = 15.0
 
 
@@ -24,11 +26,15 @@ class ProgramError(NvrstoreError):
     """It ended, or did not answer."""
 
 
-class Program:
-    """`python -m MODULE WORDS...`; use it under `with`."""
+class Interrupted(Exception):
+    """The user wants the bench to end: the step is not counted."""
 
-    def __init__(self, name: str, words: Sequence[str]) -> None:
-        self._name = name
+
+class Program:
+    """`python -m MODULE WORDS...`; use it under `with`. `end`: set when nobody wants its answers any more."""
+
+    def __init__(self, name: str, words: Sequence[str], end: threading.Event | None = None) -> None:
+        self._name, self._end = name, end
         self.process = subprocess.Popen(
             [sys.executable, "-m", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
@@ -38,9 +44,14 @@ class Program:
         return self.process.pid
 
     def answer(self) -> dict[str, Any]:
-        """The next line. Raises ProgramError."""
-        if self.process.stdout is None or not select.select([self.process.stdout], [], [], ANSWER_S)[0]:
-            raise ProgramError(f"{self._name} did not answer within {ANSWER_S:.0f} s")
+        """The next line. Raises ProgramError, `Interrupted`."""
+        waited_s = 0.0
+        while self.process.stdout is None or not select.select([self.process.stdout], [], [], LOOK_S)[0]:
+            waited_s += LOOK_S
+            if self._end is not None and self._end.is_set():
+                raise Interrupted
+            if waited_s >= ANSWER_S:
+                raise ProgramError(f"{self._name} did not answer within {ANSWER_S:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             raise ProgramError(f"{self._name} ended", hint="its own words stand above")
@@ -83,9 +94,9 @@ class Program:
 class Cameras(Program):
     """`nvrstore farm`, steered by JSON lines."""
 
-    def __init__(self, streams: int, bitrate: str) -> None:
+    def __init__(self, streams: int, bitrate: str, end: threading.Event | None = None) -> None:
         words = ["nvrstore", "farm", "--streams", str(streams), "--port", "0", "--bitrate", bitrate, "--json", "--control"]
-        super().__init__("the farm of simulated cameras", words)
+        super().__init__("the farm of simulated cameras", words, end)
         try:
             self.port = int(self.answer()["port"])
         except BaseException:

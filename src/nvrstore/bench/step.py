@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from nvrstore.bench.model import Step, Usage
 from nvrstore.bench.proc import cpu_s, machine_s, others_s, pss_mb, threads_s, tree
-from nvrstore.bench.program import Cameras, Program
+from nvrstore.bench.program import Cameras, Interrupted, Program
 from nvrstore.bench.verify import verify_archive
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import NvrstoreError
@@ -31,10 +31,6 @@ CONNECT_S_MAX: Final = 60.0
 POLL_S: Final = 0.2
 INIT_S: Final = 20.0
 PREFIX: Final = "nvrstore-bench-"
-
-
-class Interrupted(Exception):
-    """The user wants the bench to end: the step is not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +81,10 @@ def run_step(plan: Plan, streams: int, end: threading.Event) -> Step:
 def _recorded(plan: Plan, streams: int, state: Path, a: Path, b: Path, end: threading.Event) -> Step:
     for name, path in (("a", a), ("b", b)):
         init(name, path)
-    with Cameras(streams, plan.bitrate) as farm:
+    with Cameras(streams, plan.bitrate, end) as farm:
         file = state / "config.json"
         file.write_text(json.dumps(configuration(state, a, b, [farm.url(i) for i in range(streams)], plan.engine)))
-        with Program("the recorder", ["nvrstore.bench.child", str(file)]) as recorder:
+        with Program("the recorder", ["nvrstore.bench.child", str(file)], end) as recorder:
             connected_s = _connected(recorder, streams, end)
             _pause(SETTLE_S, end)
             figures = _measured(plan, farm, recorder, end)

@@ -22,9 +22,10 @@ import typer
 from nvrstore.bench.bottleneck import bottleneck_of, disturbed
 from nvrstore.bench.model import Step
 from nvrstore.bench.page import page
+from nvrstore.bench.program import Interrupted
 from nvrstore.bench.search import bounds, next_streams
 from nvrstore.bench.sizing import size
-from nvrstore.bench.step import CONNECT_S_MAX, SETTLE_S, Interrupted, Plan, run_step
+from nvrstore.bench.step import CONNECT_S_MAX, SETTLE_S, Plan, run_step
 from nvrstore.cli.common import STATUS_INTERRUPTED, JsonFlag, human_bytes, print_json, say, show_table
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import UsageError
