@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from tests.support.camera import Camera, Peer, pictures
+from tests.support.camera import WAIT_S, Camera, Peer, pictures
 from tests.support.ingest import Ear, recording
 from tests.support.packets import Wire
 
@@ -194,8 +194,10 @@ def test_camera_28_flags_are_right_for_h265_too() -> None:
 
 
 def stranger(address: str) -> socket.socket:
+    """A socket of somebody else."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind((address, 0))
+    sock.settimeout(WAIT_S)
     return sock
 
 
@@ -217,6 +219,54 @@ def test_what_strangers_send_is_not_read() -> None:
         ear.end()
     assert_whole(ear, 30)
     assert (source.packets_lost, source._lost) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_datagrams_that_are_no_packets_cost_nothing(seed: int) -> None:
+    """Of any length, none included, to both ports; and single packets of other sources."""
+    random = Random(seed)
+
+    def garbage() -> bytes:
+        first = random.choice((0x00, 0x40, 0x80, 0xC0, 0xB1))
+        data = bytes((first,)) + random.randbytes(random.choice((0, 6, 7, 10, 11, 12, 40, 1400)))
+        return data if random.random() < 0.9 else b""
+
+    def on_play(peer: Peer) -> None:
+        for unit in peer.next(30):
+            for frame in unit:
+                for sock, port in zip(peer.udp, (peer.ports, peer.ports + 1), strict=True):
+                    sock.sendto(garbage(), ("127.0.0.1", port))
+                peer.throw([frame])
+
+    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
+        ear.hear(29)
+        source.stop()
+        ear.end()
+    assert_whole(ear, 30)
+    assert source.packets_lost == 0
+
+
+def test_an_address_that_the_camera_names_is_the_camera_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some send from another interface than the one that they answer on; firewalls are opened for both."""
+    heard: list[bytes] = []
+
+    def set_up(peer: Peer, transport: str) -> str:
+        peer.ports = int(transport.partition("client_port=")[2].partition("-")[0])
+        peer.udp = [stranger("127.0.0.2"), stranger("127.0.0.2")]
+        ports = "-".join(str(sock.getsockname()[1]) for sock in peer.udp)
+        return f"{transport};source=127.0.0.2;server_port={ports}"
+
+    def on_play(peer: Peer) -> None:
+        heard.append(peer.udp[0].recv(100))
+        peer.play(30)
+
+    monkeypatch.setattr(Peer, "set_up", set_up)
+    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
+        ear.hear(29)
+        source.stop()
+        ear.end()
+    assert_whole(ear, 30)
+    assert len(heard) == 1
 
 
 def test_what_lies_in_a_port_before_playing_is_an_old_session_s(monkeypatch: pytest.MonkeyPatch) -> None:
