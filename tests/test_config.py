@@ -303,9 +303,9 @@ pre_event_s = "ten"
             "there is no journal 'man'; did you mean 'main'?",
         ),
         (
-            "stream = [{ id = 'x', url = 'rtsp://h/', engine = 'lean', transport = 'udp' }]",
-            "nvr.toml:5 stream[0].engine",
-            "'lean' speaks tcp only; use engine = \"pyav\" for udp",
+            "stream = [{ id = 'x', url = 'rtsps://h/', engine = 'lean', transport = 'udp' }]",
+            "nvr.toml:5 stream[0].transport",
+            "'lean' speaks rtsps over tcp only",
         ),
         (
             "stream = [{ id = 'x', url = 'rtsp://a:b@h/', login = 'env:X' }]",

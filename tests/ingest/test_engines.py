@@ -101,7 +101,7 @@ def test_both_engines_record_the_same(traits: Traits) -> None:
     ("fields", "engine", "reason"),
     [
         ({}, "lean", ""),
-        ({"transport": "udp"}, "pyav", "TCP alone"),
+        ({"transport": "udp"}, "lean", ""),
         ({"options": {"rtsp_flags": "prefer_tcp"}}, "pyav", "rtsp_flags"),
         ({"options": {"tls_verify": "0"}}, "lean", ""),
         ({"engine": "pyav"}, "pyav", ""),

@@ -29,6 +29,7 @@ from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.heap import give_back
 from nvrstore.ingest.pyav import OPEN_WAITS_MAX, OPENS_PER_S, PyavEngine, PyavSource
+from nvrstore.ingest.udp_buffer import BufferWarning
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import PACKETS_WAITING_MAX, SAMPLE_BYTES_MAX, STOP_S
 from nvrstore.media.nal import join_annexb, join_lengths, split_annexb, split_lengths
@@ -186,10 +187,10 @@ def test_a_small_udp_buffer_is_told_once(caplog: pytest.LogCaptureFixture, monke
     """With what to do about it."""
     small = tmp_path / "rmem_max"
     small.write_text("212992\n")
-    monkeypatch.setattr("nvrstore.ingest.pyav._RMEM_MAX", small)
-    engine = PyavEngine()
-    engine.warn_of_udp()
-    engine.warn_of_udp()
+    monkeypatch.setattr("nvrstore.ingest.udp_buffer.RMEM_MAX", small)
+    warn = BufferWarning()
+    warn()
+    warn()
     (record,) = caplog.records
     assert "sysctl net.core.rmem_max=" in record.getMessage()
 

@@ -36,10 +36,12 @@ SMALL = FarmConfig(width=160, height=120, bitrate_bps=200_000, fps=50, gop=25)
 PASSWORD = "p@ss:w/rd?#%"
 
 
-@pytest.fixture(params=["lean", "pyav"])
+@pytest.fixture(params=["lean", "lean-udp", "pyav"])
 def factory(request: pytest.FixtureRequest) -> SourceFactory:
-    """A factory of one engine."""
-    return default_engines()[str(request.param)]
+    """A factory of one engine, over TCP or UDP."""
+    engine, _, transport = str(request.param).partition("-")
+    made = default_engines()[engine]
+    return made if not transport else lambda asked, receiver, clock: made(replace(asked, transport="udp"), receiver, clock)
 
 
 @contextmanager

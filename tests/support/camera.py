@@ -2,16 +2,18 @@
 
     with Camera(on_play=lambda camera: camera.send(...)) as camera: ... camera.url ... camera.requests
 
-One thread per connection. `answers` replaces the answer to a method: text of headers to add, or a whole response in bytes.
+One thread per connection. Asked for ports instead of channels it sends over UDP. `answers` replaces the answer to a method: text of
+headers to add, or a whole response in bytes.
 """
 
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -40,6 +42,34 @@ class Peer:
         self.pictures = pictures()
         self.timestamp = 0
         self.lock = threading.Lock()
+        self.udp: list[socket.socket] = []  # for packets and for reports, where UDP was asked for
+        self.ports = 0  # the first of the recorder's
+
+    def set_up(self, transport: str) -> str:
+        """Take what is asked for; what to answer."""
+        ports = re.search(r"client_port=(\d+)", transport)
+        if ports is None:
+            self.wire.channel = int(transport.partition("interleaved=")[2].partition("-")[0])
+            return transport
+        self.ports = int(ports[1])
+        self.udp = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+        for sock in self.udp:
+            sock.bind(("127.0.0.1", 0))
+            sock.settimeout(WAIT_S)
+        return f"{transport};server_port={self.udp[0].getsockname()[1]}-{self.udp[1].getsockname()[1]}"
+
+    def throw(self, frames: Iterable[bytes], *, sock: socket.socket | None = None) -> None:
+        """Packets as datagrams, their framing taken off."""
+        for frame in frames:
+            (sock or self.udp[0]).sendto(frame[4:], ("127.0.0.1", self.ports))
+
+    def next(self, count: int, *, cut: int = 1200) -> list[list[bytes]]:
+        """The frames of each of the next pictures."""
+        made = []
+        for _ in range(count):
+            made.append(self.wire.unit(next(self.pictures), self.timestamp, cut=cut))
+            self.timestamp += 3600
+        return made
 
     def send(self, data: bytes) -> None:
         """Whole, or the connection is gone."""
@@ -51,9 +81,11 @@ class Peer:
 
     def play(self, count: int = 1) -> None:
         """The next pictures."""
-        for _ in range(count):
-            self.send(b"".join(self.wire.unit(next(self.pictures), self.timestamp)))
-            self.timestamp += 3600
+        for frames in self.next(count):
+            if self.udp:
+                self.throw(frames)
+            else:
+                self.send(b"".join(frames))
 
     def serve(self) -> None:
         data = b""
@@ -75,7 +107,8 @@ class Peer:
         except OSError:
             return
         finally:
-            self.sock.close()
+            for sock in (self.sock, *self.udp):
+                sock.close()
 
 
 def pictures() -> Iterator[list[bytes]]:
@@ -184,9 +217,7 @@ class Camera:
                 body = self.body
                 lines.append(f"Content-Length: {len(body)}")
             case "SETUP" if "Session" not in said:
-                transport = request.headers["transport"]
-                peer.wire.channel = int(transport.partition("interleaved=")[2].partition("-")[0])
-                lines += ["Session: 42;timeout=60", f"Transport: {transport}"]
+                lines += ["Session: 42;timeout=60", f"Transport: {peer.set_up(request.headers['transport'])}"]
             case _:
                 pass
         peer.send("\r\n".join(lines).encode() + b"\r\n\r\n" + body)

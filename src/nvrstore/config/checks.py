@@ -190,8 +190,8 @@ def _sources(targets: Sequence[Entry[TargetConfig]], streams: Sequence[Entry[Str
     for at, _, stream, _ in streams:
         if stream is None:
             continue
-        if stream.engine == "lean" and stream.transport == "udp":
-            yield at("engine"), "'lean' speaks tcp only; use engine = \"pyav\" for udp"
+        if stream.engine == "lean" and stream.transport == "udp" and stream.url.lower().startswith("rtsps:"):
+            yield at("transport"), "'lean' speaks rtsps over tcp only"
         source = PurePath(stream.url.removeprefix("file://"))
         if any(source.is_relative_to(directory) for directory in directories):
             yield at("url"), "is a file on a target: a target that hangs would hang the source"

@@ -1,6 +1,6 @@
 """`engine = "auto"`: the lean engine where it fits, libav where it does not.
 
-    asked for UDP, or with options of libav's ──────────────────────────────────────▶ pyav
+    with options of libav's ────────────────────────────────────────────────────────▶ pyav
     else ─▶ lean ─ "this I do not speak" (`SourceUnsupportedError`, while connecting) ─▶ pyav, in the same session
                  └ three sessions in a row without a sensible answer ─────────────────▶ pyav, for the next one
 
@@ -53,8 +53,6 @@ class AutoEngine:
 
     def _why_not_lean(self, request: SourceRequest) -> str:
         """Why libav is to open this stream; empty if it is not."""
-        if request.transport != "tcp":
-            return "lean speaks TCP alone"
         foreign = sorted(set(request.options) - OPTIONS)
         if foreign:
             return f"options of libav's: {', '.join(foreign)}"

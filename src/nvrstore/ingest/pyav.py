@@ -25,7 +25,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import Any, Final
 
 import av
@@ -38,6 +37,7 @@ from nvrstore.ingest.audio import AudioFeed
 from nvrstore.ingest.contract import Endpoint, Receiver, SourceRequest, resolved
 from nvrstore.ingest.errors import opening_failed, reading_failed
 from nvrstore.ingest.heap import give_back
+from nvrstore.ingest.udp_buffer import UDP_BUFFER_BYTES, warn_of_udp
 from nvrstore.ingest.unblock import shut_down_awaited
 from nvrstore.ingest.video import VideoFeed
 from nvrstore.limits import PACKET_WAIT_S, PACKETS_WAITING_MAX, STOP_S
@@ -55,8 +55,6 @@ _PACED: Final = ("file:", "http:", "https:")
 # libav's defaults look at five seconds of a stream before they give any of it.
 _OPTIONS: Final = {"fpsprobesize": "0", "probesize": "500000", "analyzeduration": "500000"}
 
-_UDP_BUFFER_BYTES: Final = 4 << 20  # a keyframe comes in one burst; the system gives half of what net.core.rmem_max allows
-_RMEM_MAX: Final = Path("/proc/sys/net/core/rmem_max")
 _TIMEOUT_US_MAX: Final = 2_000_000_000  # libav's TCP refuses to connect with more than 31 bits of microseconds
 
 _log = get_logger("ingest.pyav")
@@ -72,7 +70,6 @@ class PyavEngine:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._sources = 0
-        self._warned = False  # about UDP
         self._opened_s: float | None = None  # when the last camera was opened, until that memory was given back
         self._turn_s = 0.0  # when the next camera may be opened
         self._full = False  # more waits than should; readers wait for `_room`
@@ -89,18 +86,6 @@ class PyavEngine:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._handle, name="nvrstore-pyav", daemon=True)
                 self._thread.start()
-
-    def warn_of_udp(self) -> None:
-        """Once: the system may not allow the buffer that a keyframe needs, and then packets are lost on the last metre."""
-        if not self._warned:
-            self._warned = True
-            try:
-                allowed = int(_RMEM_MAX.read_text(encoding="ascii"))
-            except (OSError, ValueError):
-                return
-            if allowed < _UDP_BUFFER_BYTES:
-                hint = f"sysctl net.core.rmem_max={_UDP_BUFFER_BYTES}"
-                _log.warning("udp.buffer_small", allowed_bytes=allowed, wanted_bytes=_UDP_BUFFER_BYTES, hint=hint)
 
     def wait_turn(self, clock: Clock, stopping: threading.Event) -> None:
         """Wait until a camera may be opened."""
@@ -310,8 +295,8 @@ class PyavSource:
         if url.lower().startswith(_RTSP):
             options = {**_OPTIONS, "timeout": timeout_us, "rtsp_transport": request.transport}
             if request.transport == "udp":
-                options["buffer_size"] = str(_UDP_BUFFER_BYTES)
-                self._engine.warn_of_udp()
+                options["buffer_size"] = str(UDP_BUFFER_BYTES)
+                warn_of_udp()
             if request.audio == "off":
                 options["allowed_media_types"] = "video"
         elif url.lower().startswith(("http:", "https:", "tcp:")):

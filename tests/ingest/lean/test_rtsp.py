@@ -326,6 +326,64 @@ def test_a_camera_that_does_not_send_over_tcp_is_left_to_the_other_engine(answer
         talk.hears(answer)
 
 
+def over_udp(ports: Sequence[int] = (5000, 5002)) -> Talk:
+    """A client that asks for UDP, up to its first SETUP."""
+    talk = Talk()
+    talk.client.open_ports = iter(ports).__next__
+    talk.described()
+    return talk
+
+
+def test_the_way_to_play_over_udp() -> None:
+    """Each track is asked for with a pair of ports; the camera's own, and its address, stand in the answer."""
+    talk = over_udp()
+    assert talk.header("Transport") == "RTP/AVP;unicast;client_port=5000-5001"
+    talk.hears("200 OK | Session: 1 | Transport: RTP/AVP;unicast;client_port=5000-5001;server_port=6970-6971;ssrc=ABCD")
+    assert talk.header("Transport") == "RTP/AVP;unicast;client_port=5002-5003"
+    talk.hears("200 OK | Session: 1 | Transport: RTP/AVP/UDP;unicast;source=10.0.0.6;server_port=6972-6973")
+    assert talk.line.startswith("PLAY ")
+    assert [(setup.channel, setup.ports, setup.source) for setup in talk.client.setups] == [
+        (0, (6970, 6971), ""),
+        (2, (6972, 6973), "10.0.0.6"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("transport", "ports", "source"),
+    [
+        ("RTP/AVP;unicast;server_port = 6000", (6000, 6001), ""),
+        ('RTP/AVP;unicast;Server_Port="6000-6007";source="fd00::5"', (6000, 6007), "fd00::5"),
+        ("RTP/AVP;server_port=6000-6001;source=0.0.0.0", (6000, 6001), ""),
+        ("RTP/AVP;server_port=6000-6001;source=camera.local", (6000, 6001), ""),
+        ("RTP/AVP;server_port=6000-6001;source=1.2.3", (6000, 6001), ""),
+    ],
+)
+def test_answers_about_ports_are_read_as_cameras_write_them(transport: str, ports: tuple[int, int], source: str) -> None:
+    """One port, spaces, quotes; names and addresses that are none count as missing."""
+    talk = over_udp()
+    talk.hears(f"200 OK | Session: 1 | Transport: {transport}")
+    assert (talk.client.setups[0].ports, talk.client.setups[0].source) == (ports, source)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "461 Unsupported Transport",
+        "200 OK | Session: 1",
+        "200 OK | Session: 1 | Transport: RTP/AVP;unicast;client_port=1-2",
+        "200 OK | Session: 1 | Transport: RTP/AVP/TCP;unicast;interleaved=0-1;server_port=3-4",
+        "200 OK | Session: 1 | Transport: RTP/AVP;multicast;destination=239.0.0.1;server_port=3-4",
+        "200 OK | Session: 1 | Transport: RTP/AVP;unicast;server_port=0-1",
+        "200 OK | Session: 1 | Transport: RTP/AVP;unicast;server_port=99999-3",
+    ],
+)
+def test_a_camera_that_does_not_send_over_udp_is_left_to_the_other_engine(answer: str) -> None:
+    """461, an answer without ports or with such as there are none, TCP, multicast."""
+    talk = over_udp()
+    with pytest.raises(SourceUnsupportedError, match="over UDP"):
+        talk.hears(answer)
+
+
 def test_two_tracks_on_one_channel_are_left_to_the_other_engine() -> None:
     """They could not be told apart."""
     talk = Talk()

@@ -1,4 +1,4 @@
-"""One camera's connection: socket, TLS, timers; what the pure parts decide is done here.
+"""One camera's connection: socket, TLS, timers; what the pure parts decide is done here. Over UDP: with the sockets of udp.py.
 
     CONNECTING ─▶ (SECURING) ─▶ TALKING: rtsp.py asks, interleaved.py tells bytes apart, tracks.py reads them
           any of them ─ stop, error, silence ─▶ LEAVING: TEARDOWN said, heard to the end, LEAVE_S at most ─▶ closed, `on_end`
@@ -15,6 +15,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from nvrstore.errors import SourceEndedError, SourceError, SourceSilentError, redact
@@ -27,6 +28,7 @@ from nvrstore.ingest.lean.messages import MessageError, parse
 from nvrstore.ingest.lean.rtp import STRANGERS_MAX, receiver_report
 from nvrstore.ingest.lean.rtsp import Client, State
 from nvrstore.ingest.lean.tls import failed as tls_failed
+from nvrstore.ingest.lean.udp import Datagrams
 from nvrstore.telemetry import get_logger
 
 LEAVE_S: Final = 0.5  # for a TEARDOWN to be answered
@@ -68,6 +70,8 @@ class Connection:
         self._rest = b""
         self._deadline_s = self._keepalive_s = self._report_s = self._patient_s = 0.0
         self._own_ssrc = secrets.randbits(32)
+        self._udp: Datagrams | None = None
+        client.open_ports = self._open_ports if request.transport == "udp" else None
 
     # --- connecting
 
@@ -192,7 +196,7 @@ class Connection:
         for track, reports, _ in self.tracks:
             track.arrival_ns, track.arrival_s, reports.arrival_s = arrival_ns, now_s, now_s
         end = rest + count
-        if self._leaving is None:
+        if self._leaving is None and (self._udp is None or not self._playing):  # over UDP answers are no pictures
             self._deadline_s = now_s + self._request.timeout_s
         try:
             used = self._demux.feed(buffer, end)
@@ -260,8 +264,20 @@ class Connection:
             track.sequence.strangers = self._strangers
             track.arrival_ns, track.arrival_s = arrival_ns, now_s
             self.tracks.append((track, reports, setup.channel + 1))
-            self._demux.readers[setup.channel] = track
-            self._demux.readers[setup.channel + 1] = reports
+            if self._udp is None:
+                self._demux.readers[setup.channel], self._demux.readers[setup.channel + 1] = track, reports
+            else:
+                self._udp.listen(setup, track, reports)
+
+    def _open_ports(self) -> int:
+        """A pair of UDP ports for the next track; the first of them. Raises `SourceError`."""
+        if self._udp is None:
+            self._udp = Datagrams(self._loop, self.sock, self._heard_by_udp, self.broke)
+        return self._udp.open_pair()
+
+    def _heard_by_udp(self, now_s: float) -> None:
+        if self._leaving is None:
+            self._deadline_s = now_s + self._request.timeout_s
 
     def _play(self) -> None:
         self._playing = True
@@ -282,9 +298,13 @@ class Connection:
             self._timed_out()
         if self._ended or not self._playing or self._leaving is not None:
             return
-        if not self._patient and now_s >= self._patient_s:
-            self._patient = True
-            self._loop.watch(self, playing=True, writing=self._writing)
+        if now_s >= self._patient_s:
+            self._patient_s = inf
+            if self._udp is not None:
+                self._udp.gather()
+            else:
+                self._patient = True
+                self._loop.watch(self, playing=True, writing=self._writing)
         if now_s >= self._keepalive_s:
             self._keepalive_s = now_s + self.client.keepalive_s
             self._send_kept(self.client.keepalive())
@@ -293,7 +313,10 @@ class Connection:
             for track, reports, channel in self.tracks:
                 if track.sequence.ssrc >= 0:
                     report = receiver_report(self._own_ssrc, track.sequence, reports.middle, now_s - reports.heard_s)
-                    self._send_kept(b"$%c%b%b" % (channel, len(report).to_bytes(2, "big"), report))
+                    if self._udp is not None:
+                        self._udp.report(channel, report)
+                    else:
+                        self._send_kept(b"$%c%b%b" % (channel, len(report).to_bytes(2, "big"), report))
 
     def _send_kept(self, data: bytes) -> None:
         """Say something that does not count as hearing from the camera, and that can be left out where it does not take it."""
@@ -309,6 +332,8 @@ class Connection:
         if not self._connected or (self._secure is not None and not self._secured):
             return False
         heard = self._loop.read(self)
+        if self._udp is not None and self._playing and not self._ended:
+            return self._udp.read() and self._leaving is None  # what still comes when it is left, its end reads
         for _ in range(READS_MAX if self._leaving is not None else 0):
             if not heard:
                 break
@@ -326,7 +351,8 @@ class Connection:
         elif not self._playing:
             self.leave(SourceSilentError(f"{where}: connected, and no answer within {timeout_s:g} s"))
         else:
-            self.leave(SourceSilentError(f"{where}: connected, and no picture for {timeout_s:g} s"))
+            hint = None if self._udp is None else _UDP_HINT
+            self.leave(SourceSilentError(f"{where}: connected, and no picture for {timeout_s:g} s", hint=hint))
 
     # --- the end
 
@@ -361,12 +387,14 @@ class Connection:
         if known:
             self._loop.remove(self)
             self.sock.close()
-        for track, _, _ in self.tracks:
+        ends: list[Callable[[], None]] = [track.flush for track, _, _ in self.tracks]
+        for end in ends if self._udp is None else [self._udp.end, *ends, self._udp.close]:
             try:
-                track.flush()
+                end()
             except Exception as broken:  # noqa: BLE001  # the receiver's trouble: the end is told all the same
                 _log.error("session.failed", stream=self._request.stream, kind=type(broken).__name__, reason=str(broken))
         self._on_end(error)
 
 
+_UDP_HINT: Final = "does a firewall let UDP through from the camera?"
 _PORT_HINT: Final = "is that an RTSP port? the camera may be full, or starting"

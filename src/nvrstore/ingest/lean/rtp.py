@@ -115,7 +115,7 @@ def sender_report(packet: bytes | bytearray) -> SenderReport | None:
 
 
 def receiver_report(own_ssrc: int, sequence: Sequence, report_middle: int, delay_s: float) -> bytes:
-    """A receiver report and its source description (RFC 3550 6.4.2), without jitter, which nobody measures over TCP."""
+    """A receiver report and its source description (RFC 3550 6.4.2), without jitter, which nobody measures."""
     lost, delay = min(sequence.lost, 0x7FFFFF), min(max(0, round(delay_s * 65_536)), 0xFFFFFFFF) if report_middle else 0
     report = _REPORT.pack(0x81, 201, 7, own_ssrc, sequence.ssrc & 0xFFFFFFFF, lost, sequence.highest(), 0, report_middle, delay)
     return report + _DESCRIPTION.pack(0x81, 202, 4, own_ssrc, 1, 8, b"nvrstore", b"")

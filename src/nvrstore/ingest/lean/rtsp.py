@@ -1,4 +1,4 @@
-"""A client's side of one RTSP session (RFC 2326), interleaved over TCP: what to say next. Pure: messages in, bytes out.
+"""A client's side of one RTSP session (RFC 2326), its packets interleaved or over UDP: what to say next. Pure: messages in, bytes out.
 
     OPTIONS ─▶ DESCRIBE ─▶ SETUP (each track) ─▶ PLAY ─▶ PLAYING ─keepalives─ ... ─▶ TEARDOWN ─▶ CLOSED
         any of them ─401─▶ the same again, with the login          DESCRIBE ─3xx─▶ `redirect`: a new connection
@@ -6,11 +6,13 @@
 One request is under way at a time until PLAYING; answers are taken in order, whatever their CSeq says. Of RTP-Info and Range
 nothing is read: cameras are creative there, and packets say it themselves.
 
-What a camera cannot give over interleaved TCP, or what this engine does not speak, is a `SourceUnsupportedError`.
+What a camera cannot give over the transport that is asked for, or what this engine does not speak, is a `SourceUnsupportedError`.
+Of `ssrc=` in answers nothing is read: cameras write another one than they send.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ REDIRECTS_MAX: Final = 5
 TRIES_MAX: Final = 3  # of one request: without a login, with it, with a fresh nonce
 
 _INTERLEAVED: Final = re.compile(r"interleaved\s*=\s*\"?(\d{1,3})", re.IGNORECASE)
+_SERVER_PORT: Final = re.compile(r"server_port\s*=\s*\"?(\d{1,5})(?:\s*-\s*(\d{1,5}))?", re.IGNORECASE)
+_SOURCE: Final = re.compile(r"source\s*=\s*\"?([0-9a-f.:]+)", re.IGNORECASE)
 _TIMEOUT: Final = re.compile(r"timeout\s*=\s*\"?(\d{1,6})", re.IGNORECASE)
 _REDIRECTS: Final = frozenset({300, 301, 302, 303, 305, 307, 308})
 
@@ -48,10 +52,15 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A track that was set up, and the channel its RTP comes on; RTCP is on the next one."""
+    """A track that was set up, and the channel its RTP comes on; RTCP is on the next one.
+
+    Over UDP: the camera's ports for both, and its address, where it says another one than that of the connection.
+    """
 
     section: sdp.Section
     channel: int
+    ports: tuple[int, int] | None = None
+    source: str = ""
 
 
 class Client:
@@ -63,6 +72,9 @@ class Client:
         self.redirect: str | None = None
         self.timeout_s = SESSION_TIMEOUT_S
         self.avoid: set[int] = set()  # channels on which somebody else's packets came
+        self.open_ports: Callable[[], int] | None = (
+            None  # over UDP: makes a pair for the next track, says the first; may raise `SourceError`
+        )
         self.url: str = url
         self._login, self._choose = login, choose
         self._home = urlsplit(url).hostname
@@ -213,17 +225,26 @@ class Client:
         channel = next((even for even in range(0, 255, 2) if even not in taken and even + 1 not in taken), 0)
         section = self._wanted[len(self.setups)]
         self._offer = channel
-        transport = f"RTP/AVP/TCP;unicast;interleaved={channel}-{channel + 1}"
+        if self.open_ports is None:
+            transport = f"RTP/AVP/TCP;unicast;interleaved={channel}-{channel + 1}"
+        else:
+            port = self.open_ports()
+            transport = f"RTP/AVP;unicast;client_port={port}-{port + 1}"
         return self._ask("SETUP", resolve_control(self._base, section.control), {"Transport": transport})
 
     def _was_set_up(self, message: Response) -> bytes:
+        name_of, other = ("TCP", "udp") if self.open_ports is None else ("UDP", "tcp")
         if message.status == 461:
-            raise SourceUnsupportedError(f"{self.where}: the camera does not send over TCP (461)", hint='set `transport = "udp"`')
+            raise SourceUnsupportedError(
+                f"{self.where}: the camera does not send over {name_of} (461)", hint=f'set `transport = "{other}"`'
+            )
         if message.status >= 300:
             raise self._refusal(message)
         transport = message.header("transport")
-        if re.match(r"\s*RTP/S?AVPF?(?!/TCP)", transport, re.IGNORECASE) and not _INTERLEAVED.search(transport):
-            raise SourceUnsupportedError(f"{self.where}: the camera does not send over TCP", hint='set `transport = "udp"`')
+        ports, source = self._udp(transport) if self.open_ports is not None else (None, "")
+        datagrams = re.match(r"\s*RTP/S?AVPF?(?!/TCP)", transport, re.IGNORECASE) and not _INTERLEAVED.search(transport)
+        if ports is None and (datagrams or self.open_ports is not None):
+            raise SourceUnsupportedError(f"{self.where}: the camera does not send over {name_of}", hint=f'set `transport = "{other}"`')
         name, _, rest = message.header("session").partition(";")
         self._session = name.strip() or self._session
         allowed = _TIMEOUT.search(rest)
@@ -233,8 +254,24 @@ class Client:
         channel = int(found[1]) if found is not None else self._offer
         if channel > 254 or any(abs(channel - setup.channel) < 2 for setup in self.setups):
             raise SourceUnsupportedError(f"{self.where}: the camera sends two tracks on one channel")
-        self.setups.append(Setup(self._wanted[len(self.setups)], channel))
+        self.setups.append(Setup(self._wanted[len(self.setups)], channel, ports, source))
         return self._set_up()
+
+    def _udp(self, transport: str) -> tuple[tuple[int, int] | None, str]:
+        """From which ports a camera sends over UDP, if it does, and from which address, if it says one."""
+        found = _SERVER_PORT.search(transport)
+        if found is None or "/TCP" in transport.upper() or "multicast" in transport.lower():
+            return None, ""
+        first = int(found[1])
+        second = int(found[2] or first + 1)
+        said = _SOURCE.search(transport)
+        try:
+            source = ipaddress.ip_address(said[1]) if said is not None else None
+        except ValueError:
+            source = None
+        if not 0 < first < 65_536 or not 0 < second < 65_536:
+            return None, ""
+        return (first, second), "" if source is None or source.is_unspecified or source.is_multicast else str(source)
 
     def _plays(self, message: Response) -> bytes:
         if message.status >= 300:

@@ -230,5 +230,7 @@ def _addresses(url: str, request: SourceRequest) -> tuple[list[Address], tuple[s
         failed = getattr(error, "strerror", None) or "it is no name"
     if failed:
         raise SourceUnreachableError(f"{where}: the name cannot be resolved ({failed})")
+    if parts.scheme.lower() == "rtsps" and request.transport == "udp":
+        raise SourceUnsupportedError(f"{where}: over UDP pictures would come unencrypted (no SRTP)", hint='set `transport = "tcp"`')
     secure = (tls.context(request), host) if parts.scheme.lower() == "rtsps" else None
     return [(family, address) for family, _, _, _, address in found], secure
