@@ -53,6 +53,7 @@ class Hub:
         self._closed = False
         self._lock = threading.Lock()  # nobody writes to the descriptor of an event that was closed
         self._utc_offset_s = clock.utc_ns() / 1e9 - clock.monotonic_s()
+        self._heard = False  # answers came at the end of the round
         self.resumed_s = 0.0
         self.late_s_max = 0.0
         self.rounds = 0
@@ -155,8 +156,10 @@ class Hub:
             port.tick()
         for engine in self.engines:
             engine.step(resumed_s=self.resumed_s)
+        # What was answered meanwhile is taken now, and nothing will wake us for it: the engines must see it before anybody waits.
+        self._heard = False
         for port in self.ports:
-            port.pump()
+            self._heard |= port.pump()
 
     def _watch_clock(self) -> None:
         before_s, utc_ns, after_s = self._clock.monotonic_s(), self._clock.utc_ns(), self._clock.monotonic_s()
@@ -174,7 +177,7 @@ class Hub:
         self._register()
         due_s = min((engine.due_s for engine in self.engines), default=float("inf"))
         wait_s = min(max(due_s - self._clock.monotonic_s(), WAIT_S_MIN), WAIT_S_MAX)
-        for fd, _ in self._poll.poll(0 if self._posted else wait_s):
+        for fd, _ in self._poll.poll(0 if self._posted or self._heard else wait_s):
             if fd == self._wake_fd:
                 os.eventfd_read(self._wake_fd)
 

@@ -207,13 +207,15 @@ class Port:
             op.held.take()
         self._queue.append(op)
 
-    def pump(self) -> None:
-        """Deliver answers, then hand over as much as may be in flight."""
+    def pump(self) -> bool:
+        """Deliver answers, then hand over as much as may be in flight. Whether there were any answers."""
         appender = self.appender
         if appender is None:
-            return
+            return False
+        heard = False
         now_s = self._clock.monotonic_s()
         for answer in appender.answers():
+            heard = True
             op = self._flying.pop(answer.number, None)
             if op is None:
                 continue
@@ -226,11 +228,12 @@ class Port:
                 self._graves.append(_Grave(appender, [op.held]))
             op.done(op, answer)
             if self.appender is not appender:
-                return  # the answer took the target out
+                return True  # the answer took the target out
         while self._queue and len(self._flying) < IN_FLIGHT_MAX:
             op = self._queue.popleft()
             op.submitted_s = self._called_s = now_s
             self._flying[appender.submit(op.request)] = op
+        return heard
 
     @staticmethod
     def _finished(answer: Answer) -> bool:
