@@ -49,6 +49,13 @@ def test_a_copy_is_byte_equal_durable_and_leaves_nothing_behind() -> None:
     assert not [p for p in tree(targets["b"]) if ".part" in p]
 
 
+def test_the_time_that_is_left_follows_from_the_pace_so_far() -> None:
+    """Nothing is promised before anything is done; more than was thought is no time in the past."""
+    assert Progress(bytes_total=1000).seconds_left(10.0) is None
+    assert Progress(bytes_total=1000, bytes_done=250).seconds_left(10.0) == 30
+    assert Progress(bytes_total=1000, bytes_done=1100).seconds_left(10.0) == 0
+
+
 def test_an_interrupted_copy_is_continued_after_it_was_checked() -> None:
     """Stopped before each of its changes with the power cut, it comes to the same end; what was synced is not written again."""
     for count in range(60):

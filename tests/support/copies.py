@@ -16,7 +16,7 @@ from nvrstore.replicate.claim import put_claim
 from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.inventory import Survey, survey
 from nvrstore.replicate.recover import Recovered, recover_volume
-from nvrstore.replicate.resync import ResyncPlan, ResyncReport, plan_resync, resync
+from nvrstore.replicate.resync import ResyncPlan, ResyncReport, expect, plan_resync, resync
 from nvrstore.targets.memory import MemoryTarget
 
 Targets = dict[str, MemoryTarget]
@@ -146,6 +146,8 @@ def plan(targets: Targets, members: str, **options: object) -> ResyncPlan:
 
 
 def run(targets: Targets, the_plan: ResyncPlan, *, changes_max: int | None = None, progress: Progress | None = None) -> ResyncReport:
+    if progress is not None:
+        expect(progress, the_plan.copies)
     return drive(resync(the_plan.copies, own=MINE.key, progress=progress), targets, changes_max=changes_max)
 
 

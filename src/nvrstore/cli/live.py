@@ -131,11 +131,15 @@ def summary(status: Mapping[str, Any]) -> str:
     copies = ", ".join(f"{j['journal']} {j['copies']} of {j['wanted']} copies" for j in status["journals"])
     refuge = "; NO TARGET LIVES, recording to the state disk" if any(j["refuge"] for j in status["journals"]) else ""
     resync = "".join(
-        f"; resync of {name}: {human_bytes(p['bytes_done'])} of {human_bytes(p['bytes_total'])}"
+        f"; resync of {name}: {human_bytes(p['bytes_done'])} of {human_bytes(p['bytes_total'])}{_left(p['seconds_left'])}"
         for name, p in status["upkeep"]["resync"].items()
     )
     buffer = f"buffer {human_bytes(status['buffer']['bytes'])} of {human_bytes(status['buffer']['bytes_max'])}"
     return f"{status['recorder']}: {recording} of {len(streams)} streams recording; {copies}; {buffer}{resync}{refuge}"
+
+
+def _left(seconds: int | None) -> str:
+    return "" if seconds is None else f", {seconds // 60} min left" if seconds >= 120 else f", {seconds} s left"
 
 
 class Screen:

@@ -49,6 +49,15 @@ class VolumeName:
     number: int  # within (session, lane)
 
     @property
+    def made_ns(self) -> int:
+        """When it was made, to the second; 0 where its name says no time."""
+        try:
+            made = datetime.strptime(f"{self.day} {self.time}Z", "%Y-%m-%d %H-%M-%S%z")
+        except ValueError:
+            return 0
+        return int(made.timestamp()) * NS_PER_S
+
+    @property
     def order(self) -> tuple[str, int, int, int, str, str]:
         """What volumes sort by. The path comes last, so that two names are never equal by chance."""
         return self.journal, self.term, self.number, self.lane, self.tag, self.path

@@ -43,6 +43,10 @@ class Progress:
     volumes_done: int = 0
     current: str = ""  # path of the volume at hand
 
+    def seconds_left(self, taken_s: float) -> int | None:
+        """How long the rest takes at the pace of the first `taken_s`; None while nothing is done."""
+        return round(taken_s * max(0, self.bytes_total - self.bytes_done) / self.bytes_done) if self.bytes_done else None
+
 
 @dataclass(frozen=True, slots=True)
 class Copied:

@@ -8,7 +8,7 @@ A target that flaps is held down for twice as long each time; while no member li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -33,6 +33,7 @@ class Place:
     state: State = State.AWAY
     generation: int = -1
     since_s: float = 0.0
+    lost_s: float | None = None  # since when it has had no part in the recording; None: it has
     hold_s: float = 0.0
     reason: str = ""
     late: bool = False
@@ -58,7 +59,7 @@ class Watch:
     def __init__(self, host: PlacesHost) -> None:
         self._host = host
         now_s = host.clock.monotonic_s()
-        self.places = {name: Place(since_s=now_s, claimed=name in host.spec.claimed_on) for name in host.spec.targets}
+        self.places = {name: Place(since_s=now_s, lost_s=now_s, claimed=name in host.spec.claimed_on) for name in host.spec.targets}
         self.fenced_by = ""  # file name of the claim that superseded this writer
         self.answered: frozenset[int] = frozenset()  # earlier sessions of this recorder, whose claims were outbid
 
@@ -103,6 +104,10 @@ class Watch:
             self.fenced_by = seen.name
         return verdict is not Verdict.SUPERSEDED
 
+    def lost_since_s(self, names: Sequence[str]) -> float | None:
+        """Since when (monotonic) the first of these has had no part in the recording; None while all have."""
+        return min((place.lost_s for name in names if (place := self.places[name]).lost_s is not None), default=None)
+
     def lose(self, name: str, reason: str) -> None:
         """Take a target out now."""
         self._host.ports[name].fail(reason)
@@ -124,6 +129,10 @@ class Watch:
             place.state, place.reason = after, reason
             if not (before in MEMBER and after in MEMBER):
                 place.since_s = now_s
+            if after in MEMBER:
+                place.lost_s = None
+            elif before in MEMBER:
+                place.lost_s = now_s
             failed_s = host.ports[name].failed_s if event is Event.LOST else None
             since_failure_s = None if failed_s is None else now_s - failed_s
             host.observer.target_changed(host.spec.name, name, before, after, reason, since_failure_s)

@@ -127,13 +127,19 @@ class ResyncReport:
     failed: dict[tuple[str, str], NvrstoreError] = field(default_factory=dict)  # by (target, path)
 
 
+def expect(progress: Progress, jobs: Sequence[CopyJob]) -> None:
+    """These are to be done, too."""
+    progress.bytes_total += sum(job.bytes for job in jobs)
+    progress.volumes_total += len(jobs)
+
+
 def resync(jobs: Sequence[CopyJob], *, own: ClaimKey, progress: Progress | None = None) -> Steps[ResyncReport]:
-    """Carry out copy jobs one after the other. A target that does not answer, is full or fenced gets no further ones."""
+    """Carry out copy jobs one after the other. A target that does not answer, is full or fenced gets no further ones.
+
+    What is to be done in all is written into `progress` by whoever has all the jobs (`expect`).
+    """
     report = ResyncReport()
     given_up: dict[str, NvrstoreError] = {}
-    if progress is not None:
-        progress.bytes_total += sum(job.bytes for job in jobs)
-        progress.volumes_total += len(jobs)
     for job in jobs:
         path = job.volume.name.path
         if job.target in given_up:

@@ -11,7 +11,7 @@ Recording never waits for any of it. What recovery finds goes to the catalog, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -23,13 +23,13 @@ from nvrstore.events import Alarm, ResyncProgress
 from nvrstore.failover.machine import State
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import VolumeName, parse_volume_path, writer_tag
-from nvrstore.model import Record, RecordKind
+from nvrstore.model import NS_PER_S, Record, RecordKind
 from nvrstore.replicate.copying import Progress
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.floor import Floor, expired
 from nvrstore.replicate.inventory import Known, Survey, Volume, begun_since, scan_copy, survey
 from nvrstore.replicate.recover import CopyStatus, Recovered, recover_volume
-from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, plan_resync, resync
+from nvrstore.replicate.resync import CopyJob, Pace, ResyncPlan, expect, plan_resync, resync
 from nvrstore.replicate.truth import choose_truth
 from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.telemetry import get_logger
@@ -60,6 +60,7 @@ class Mending:
         self._downtime = Downtime(host)
         self._claimed_s = host.clock.monotonic_s()
         self._progress: dict[str, Progress] = {}
+        self._begun_s: dict[str, float] = {}  # when each of them began
         self.recovered = self.copied = 0
         self._settled: set[str] = set()  # journals of which the last round left nothing to do
         self._whole: set[str] = set()  # journals of which everything on every target was looked at
@@ -70,11 +71,15 @@ class Mending:
         return not self._settled.issuperset(self._host.engines)
 
     def status(self) -> dict[str, Any]:
-        """JSON values. `resync` says per journal how far the present round is."""
+        """JSON values. `resync` says per journal how far the present round is, and how long it still takes at its pace so far."""
+        now_s = self._host.clock.monotonic_s()
         return {
             "recovered_volumes": self.recovered,
             "copied_volumes": self.copied,
-            "resync": {journal: asdict(progress) for journal, progress in self._progress.items()},
+            "resync": {
+                journal: asdict(progress) | {"seconds_left": progress.seconds_left(now_s - self._begun_s.get(journal, now_s))}
+                for journal, progress in self._progress.items()
+            },
         }
 
     # --- what earlier sessions wrote down
@@ -158,12 +163,28 @@ class Mending:
             held_s=host.clock.monotonic_s() - self._claimed_s,
             refuge=self._refuge,
             busy=busy,
+            wanted=self._wanted(engine),
             floors=self._floors(engine.spec.name),
             held=self._waiting(engine).holders(
                 [volume.volume_id for volume in seen.volumes], answered=seen.answered, now_s=host.clock.monotonic_s()
             ),
             known=away,
         )
+
+    def _wanted(self, engine: JournalEngine) -> Callable[[Volume, str], bool]:
+        """Which copies there shall be: members of the first rank get everything.
+
+        A spare gets what was begun since one of them is lost (and just before: it had no time to get its last copy); the history only
+        when that one has not come back for `rebuild_after_s`: copying it takes hours, and is in vain where somebody replaces a cable.
+        """
+        host, spec = self._host, engine.spec
+        first = spec.targets[: spec.copies]
+        lost_s = host.hub.ask(lambda: engine.watch.lost_since_s(first))
+        away_s = 0.0 if lost_s is None else host.clock.monotonic_s() - lost_s
+        if away_s >= host.config.journal(spec.name).rebuild_after_s and lost_s is not None:
+            return lambda volume, target: True
+        since_ns = host.clock.utc_ns() - round((away_s + spec.volume_age_s) * NS_PER_S)
+        return lambda volume, target: target in first or volume.name.made_ns >= since_ns
 
     def _members(self, engine: JournalEngine) -> list[str]:
         return [name for name, state in engine.states().items() if state in (State.LIVE, State.SYNCED)]
@@ -273,8 +294,11 @@ class Mending:
         bps = host.config.journal(journal).resync_bps
         pace = Pace(bps / 8) if bps else None
         pause = threading.Event()
+        progress = Progress()
+        expect(progress, jobs)
+        self._begun_s[journal] = host.clock.monotonic_s()
+        self._progress[journal] = progress
         for job in jobs:
-            progress = self._progress.setdefault(journal, Progress())
             if engine.states().get(job.target) not in (State.LIVE, State.SYNCED):
                 continue  # it left meanwhile
             if expired(job.volume.name, self._floors(journal), job.target):

@@ -1,0 +1,68 @@
+"""A spare that took a lost member's place: what it gets, and when."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from tests.support.recorder import JOURNAL, Site, small_farm, until
+
+import nvrstore
+from nvrstore.farm import Farm
+from nvrstore.recorder.core import make_target
+from nvrstore.targets.faulty import FaultyTarget
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Neither loop knows of targets."""
+    return "asyncio"
+
+
+@pytest.fixture
+def farm() -> Iterator[Farm]:
+    with small_farm(1) as running:
+        yield running
+
+
+def volumes(site: Site, target: str) -> set[str]:
+    return {path.name for path in (site.folder / target / JOURNAL).glob("*/*.mp4")}
+
+
+@pytest.mark.parametrize("rebuild_after_s", [600, 5])
+async def test_a_spare_gets_what_comes_at_once_and_the_history_when_the_lost_member_stays_away(
+    tmp_path: Path, farm: Farm, rebuild_after_s: int
+) -> None:
+    """Copying the history takes hours, and is in vain where somebody replaces a cable; what comes meanwhile has its copies at once."""
+    site = Site(tmp_path, farm, targets=("a", "b", "s"))
+    site.journal = {"targets": ["a", "b", "s"], "copies": 2, "volume_age_s": 1, "rebuild_after_s": rebuild_after_s}
+    made: dict[str, FaultyTarget] = {}
+
+    def make(config: Any, python: str | None, lock_fd: int | None) -> FaultyTarget:
+        made[config.name] = FaultyTarget(make_target(config, python, lock_fd))
+        return made[config.name]
+
+    async with nvrstore.Recorder(site.config(), make=make) as recorder:
+        await until(lambda: len(volumes(site, "a") & volumes(site, "b")) >= 6)
+        history = volumes(site, "a") & volumes(site, "b")
+        assert not volumes(site, "s"), "a spare waits empty-handed"
+        fault = made["a"].fail(errno.EIO)
+        await until(lambda: recorder.statistics()["journals"][0]["copies"] == 2 and len(volumes(site, "s")) >= 3)
+        old = set(sorted(history)[:2])  # begun long before the loss
+        if rebuild_after_s == 5:
+            await until(lambda: volumes(site, "s") >= history)
+        else:
+            await anyio.sleep(4.0)  # several rounds of upkeep
+            assert not volumes(site, "s") & old
+        fault.remove()
+        await until(lambda: {t["target"]: t["state"] for t in recorder.statistics()["journals"][0]["targets"]}["a"] == "synced")
+        sent = await anyio.to_thread.run_sync(farm.stop_sending)
+        await until(lambda: recorder.stream("cam0").status().gap is not None)
+    assert site.lost(sent) == {}
+    assert site.differences() == [], "who comes back gets everything"
