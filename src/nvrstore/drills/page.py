@@ -125,7 +125,7 @@ def _summary(report: DrillReport) -> str:
         ">unrecorded",
         ">twice",
         ">detected",
-        ">after the first failed call",
+        ">after an error",
         ">commits again",
         "copies equal",
     ]
@@ -142,12 +142,13 @@ def _explained(report: DrillReport) -> str:
         ("unrecorded", "died with a recording machine before they were in a commit; bounded, and written down in the ledger as a gap"),
         ("detected", "from the moment of the fault to the declaration that the target is lost (TTD)"),
         (
-            "after the first failed call",
+            "after an error",
             "the part of that from the first call that came back with an error, as the worker stamped it; - where none came back",
         ),
         (
             "commits again",
-            "from there to the next commit, under the set without it (TTR); where the recorder dies: until every camera is durable again",
+            "from there, or from when there was first something to commit, to the next commit, under the set without it (TTR); "
+            "where the recorder dies: until every camera is durable again",
         ),
     ]
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in lines)

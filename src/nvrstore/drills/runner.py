@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -36,6 +37,7 @@ from nvrstore.model import NS_PER_S, Cause, Gap, RecordKind
 WARM_S: Final = (0.8, 1.8)  # the fault comes at a random moment within this, after everything is in step
 REST_S: Final = 0.3
 LEDGER_S: Final = 6.5  # a recorder that was started again has written down when none ran
+IDLE_S: Final = 0.05  # longer than that nothing waited to be committed
 COMMIT_S: Final = 0.5  # allowed for a commit and for what lies in sockets when a machine dies
 
 Say = Callable[[str, Mapping[str, Any]], None]
@@ -192,8 +194,12 @@ def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
                 if event["since_failure_s"] is not None:
                     run.declared_s = max(run.declared_s or 0.0, float(event["since_failure_s"]))
             case "FailedOver":
-                stage.note("recovered", f"commits again, {event['ttr_s'] * 1e3:.0f} ms after the declaration", target, heard.t_s)
-                run.ttr_s = max(run.ttr_s or 0.0, float(event["ttr_s"]))
+                ttr_s = float(event["ttr_s"])
+                declared_s = max((moment.t_s for moment in stage.moments if moment.kind == "lost"), default=inf)
+                idle = heard.t_s - stage.begin_s - declared_s - ttr_s > IDLE_S
+                since = "there was something to commit" if idle else "the declaration"
+                stage.note("recovered", f"commits again, {ttr_s * 1e3:.0f} ms after {since}", target, heard.t_s)
+                run.ttr_s = max(run.ttr_s or 0.0, ttr_s)
             case "TargetJoined":
                 stage.note("joined", f"{target} takes new footage", target, heard.t_s)
             case "TargetSynced":
