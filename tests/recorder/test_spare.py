@@ -66,3 +66,22 @@ async def test_a_spare_gets_what_comes_at_once_and_the_history_when_the_lost_mem
         await until(lambda: recorder.stream("cam0").status().gap is not None)
     assert site.lost(sent) == {}
     assert site.differences() == [], "who comes back gets everything"
+
+
+async def test_a_standby_keeps_its_window_and_the_primary_everything(tmp_path: Path, farm: Farm) -> None:
+    """What left the window does not come back by resync, and is no gap: it is stored once."""
+    site = Site(tmp_path, farm)
+    site.journal = {"volume_age_s": 1, "standby_keep": {"days": 4 / 86_400}}
+    async with nvrstore.Recorder(site.config()) as recorder:
+        await until(lambda: len(volumes(site, "b")) >= 2)
+        first = sorted(volumes(site, "b"))[0]
+        roles = {t["role"]: t["target"] for t in recorder.statistics()["journals"][0]["targets"]}
+        primary, standby = roles["primary"], roles["standby"]
+        await until(lambda: first not in volumes(site, standby) and len(volumes(site, primary)) >= 10)
+        await anyio.sleep(3.0)  # several rounds of upkeep: nothing brings it back
+        assert first in volumes(site, primary)
+        assert first not in volumes(site, standby)
+        assert volumes(site, standby) < volumes(site, primary)
+        sent = await anyio.to_thread.run_sync(farm.stop_sending)
+        await until(lambda: recorder.stream("cam0").status().gap is not None)
+    assert site.lost(sent, site.account(primary)) == {}
