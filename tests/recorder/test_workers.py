@@ -179,11 +179,16 @@ async def test_streams_come_and_go_and_are_tapped(site: Site, farm: Farm) -> Non
     class NotToday(SourceError):
         """An error that a worker has never heard of."""
 
+    class Address(str):
+        """An address as the host likes it: a class that no other process can load."""
+
     def resolve(stream: nvrstore.StreamConfig) -> Endpoint:
         asked.append(stream.id)
         if stream.id == "never":
             raise NotToday("the vault is closed", hint="come back tomorrow")
-        return Endpoint(farm.url(1) if stream.id == "gate" else stream.url)
+        if stream.id == "nothing":
+            return None  # type: ignore[return-value]  # a hook with a mistake
+        return Endpoint(Address(farm.url(1)) if stream.id == "gate" else stream.url)
 
     async with nvrstore.Recorder(site.config(), resolve=resolve) as recorder:
         gate = await recorder.add_stream(nvrstore.StreamConfig(id="gate", url="rtsp://127.0.0.1:9/nobody"))
@@ -194,6 +199,10 @@ async def test_streams_come_and_go_and_are_tapped(site: Site, farm: Farm) -> Non
         never = await recorder.add_stream(nvrstore.StreamConfig(id="never", url=farm.url(2)))
         await until(lambda: never.status().gap is not None)
         assert (never.status().reason, never.status().hint) == ("the vault is closed", "come back tomorrow")
+
+        nothing = await recorder.add_stream(nvrstore.StreamConfig(id="nothing", url=farm.url(2)))
+        await until(lambda: nothing.status().gap is not None)
+        assert "could not be resolved" in nothing.status().reason
 
         async with gate.tap() as tap:
             seen = [await tap.receive() for _ in range(40)]

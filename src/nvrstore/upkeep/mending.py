@@ -300,8 +300,10 @@ class Mending:
         self._progress[journal] = progress
         for job in jobs:
             if engine.states().get(job.target) not in (State.LIVE, State.SYNCED):
+                progress.bytes_total -= job.bytes
                 continue  # it left meanwhile
             if expired(job.volume.name, self._floors(journal), job.target):
+                progress.bytes_total -= job.bytes
                 continue  # a floor that this round's recovery brought to light
             report = self._runner.run(_paced(resync([job], own=engine.spec.claim, progress=progress), pace, host, pause))
             for copied in report.copied:

@@ -18,7 +18,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
@@ -45,13 +44,13 @@ from nvrstore.ingest.crew.messages import (
     Told,
 )
 from nvrstore.ingest.crew.process import Process
+from nvrstore.ingest.crew.seat import Heard, Seat, plain_endpoint, plain_error
 from nvrstore.ingest.crew.stream import RemoteStream
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.limits import FRAGMENT_S, STOP_S
-from nvrstore.model import Cause, Fragment, FragmentFlag, Gap, Sample, TrackConfig, TrackKey, new_id
+from nvrstore.model import Cause, Fragment, FragmentFlag, Gap, Sample, new_id
 from nvrstore.telemetry import ROOT, get_logger
 
-SHORT_LIFE_S: Final = 10.0
 SHORT_LIVES_MAX: Final = 2  # in a row, before a seat waits longer and longer for its next worker
 WAIT_S_MAX: Final = 30.0
 LAST_WORDS_S: Final = 0.5  # for what a worker still has to hand over
@@ -76,16 +75,16 @@ class Crew:
     ) -> None:
         self._setup = Setup(session, recorder, logging.getLogger(ROOT).getEffectiveLevel(), os.getpid())
         self._session, self._clock, self._on_event, self._resolve = session, clock, on_event, resolve
-        self._seats = [_Seat(number + 1) for number in range(count)]
+        self._seats = [Seat(number + 1) for number in range(count)]
         self._lock = threading.RLock()
         self._streams: dict[str, RemoteStream] = {}
         self._ended: dict[str, RemoteStream] = {}  # by id, as it was when it was removed
         self._spare: Process | None = None
         self._spares_lost = 0
         self._manned = False
-        self._heard: dict[Process, _Heard] = {}
+        self._heard: dict[Process, Heard] = {}
         self._stopping = threading.Event()
-        self._do: Final[dict[type, Callable[[Process, _Heard, Any], None]]] = {
+        self._do: Final[dict[type, Callable[[Process, Heard, Any], None]]] = {
             Declared: self._declared,
             Put: self._put,
             Recorded: self._recorded,
@@ -108,6 +107,7 @@ class Crew:
                 raise UsageError(f"there is a stream {config.id!r} already")
             self._man()
             before = self._ended.get(config.id)
+            open_gaps = tuple(open_gaps) or (before.open_gaps if before is not None else ())
             stream = RemoteStream(config, intake, fragment_s, open_gaps, before, self._on_event)
             if before is not None and before.end_ns is not None and not open_gaps:
                 detail = "the stream was not configured, or changed"
@@ -124,13 +124,18 @@ class Crew:
             leaving = self._streams.pop(stream)
             seat = next(seat for seat in self._seats if leaving in seat.streams)
             seat.streams.remove(leaving)
-            if seat.process is None:
+            process = seat.process
+            if process is None:
                 leaving.removed.set_result(True)
             leaving.post(Remove(stream, timeout_s))
-        try:
-            gone = leaving.removed.result(timeout_s + 1.0)
-        except FutureTimeoutError:
-            gone = False
+        gone = False
+        for wait_s in (timeout_s + 1.0, timeout_s):
+            try:
+                gone = leaving.removed.result(wait_s)
+                break
+            except FutureTimeoutError:
+                if process is not None:  # what it still said of this stream would be taken for what the next one says
+                    process.kill("it does not answer")
         with self._lock:
             self._ended[stream] = leaving
         return gone
@@ -165,15 +170,19 @@ class Crew:
             seated = [seat.process for seat in self._seats if seat.process is not None]
             spare, self._spare = self._spare, None
         for process in seated:
-            process.post(Stop(timeout_s))
-        deadline_s = self._clock.monotonic_s() + timeout_s + LAST_WORDS_S
+            process.post(Stop(max(0.0, timeout_s - LAST_WORDS_S)))
+        deadline_s = self._clock.monotonic_s() + timeout_s
         if spare is not None:
             spare.close()
         stuck = 0
         for process in seated:
             in_order = process.join(max(0.0, deadline_s - self._clock.monotonic_s()))
             stuck += self._heard[process].stuck if in_order else 1
+        for process in seated:
             process.close()
+        deadline_s = self._clock.monotonic_s() + LAST_WORDS_S
+        for process in [*seated, *([spare] if spare is not None else [])]:
+            process.wait_closed(max(0.0, deadline_s - self._clock.monotonic_s()))
         if stuck:
             log.warning("sources.left_behind", count=stuck)
         return stuck
@@ -185,7 +194,8 @@ class Crew:
         if self._manned:
             return
         for seat in self._seats:
-            seat.process = seat.process or self._start()
+            if seat.process is None:
+                seat.sit(self._start(), self._clock.monotonic_s())
             if seat.process is None:
                 raise NvrstoreError("no ingest worker can be started", hint="the log says why; `[recorder] workers = 0` needs none")
         self._spare = self._start()
@@ -194,11 +204,12 @@ class Crew:
     def _start(self) -> Process | None:
         """None: the machine is at its end."""
         try:
-            process = Process(self._setup, self._clock, self._reports, self._gone)
+            process = Process(self._setup, self._reports, self._gone)
+            self._heard[process] = Heard()
+            process.begin()
         except (OSError, RuntimeError) as error:
             log.error("worker.not_started", reason=str(error))
             return None
-        self._heard[process] = _Heard()
         return process
 
     def _begin(self, stream: RemoteStream, process: Process) -> None:
@@ -209,20 +220,21 @@ class Crew:
 
     def _reports(self, process: Process, reports: list[Report]) -> None:
         heard = self._heard[process]
+        end = heard.end
         for report in reports:
             try:
                 self._do[type(report)](process, heard, report)
             except Exception as error:  # noqa: BLE001  # one stream's trouble must not silence the others
                 log.error("report.failed", report=type(report).__name__, kind=type(error).__name__, reason=str(error))
-        if heard.end:
+        if heard.end != end:
             process.release(heard.end)
 
-    def _declared(self, process: Process, heard: _Heard, declared: Declared) -> None:
+    def _declared(self, process: Process, heard: Heard, declared: Declared) -> None:
         stream = heard.streams[declared.track.stream]
         heard.tracks[declared.number] = (stream, declared.track, declared.config)
         stream.intake.declare(declared.track, declared.name, declared.config)
 
-    def _put(self, process: Process, heard: _Heard, put: Put) -> None:
+    def _put(self, process: Process, heard: Heard, put: Put) -> None:
         stream, track, config = heard.tracks[put.number]
         heard.end = put.position + put.length
         data = process.copy(put.position, put.length)
@@ -243,40 +255,41 @@ class Crew:
             )
         )
 
-    def _tapped(self, process: Process, heard: _Heard, tapped: Tapped) -> None:
+    def _tapped(self, process: Process, heard: Heard, tapped: Tapped) -> None:
         stream, track, config = heard.tracks[tapped.number]
         heard.end = tapped.position + tapped.length
         data = process.copy(tapped.position, tapped.length)
         sample = Sample(track.media, data, tapped.pts, tapped.dts, tapped.keyframe, tapped.arrival_ns, tapped.arrival_s, tapped.damaged)
         stream.tapped(sample, config, tapped.utc_ns, tapped.dropped)
 
-    def _recorded(self, process: Process, heard: _Heard, recorded: Recorded) -> None:
+    def _recorded(self, process: Process, heard: Heard, recorded: Recorded) -> None:
         heard.streams[recorded.stream].record(recorded.record)
 
-    def _told(self, process: Process, heard: _Heard, told: Told) -> None:
+    def _told(self, process: Process, heard: Heard, told: Told) -> None:
         stream = told.event.gap.stream if isinstance(told.event, GapOpened | GapClosed) else getattr(told.event, "stream", "")
         heard.streams[stream].told(told.event)
 
-    def _looked(self, process: Process, heard: _Heard, looked: Looked) -> None:
+    def _looked(self, process: Process, heard: Heard, looked: Looked) -> None:
         heard.waiting_bytes = looked.waiting_bytes
         for status in looked.statuses:
-            heard.streams[status.id].looked(status)
+            if (stream := heard.streams.get(status.id)) is not None:
+                stream.looked(status)
 
-    def _removed(self, process: Process, heard: _Heard, removed: Removed) -> None:
+    def _removed(self, process: Process, heard: Heard, removed: Removed) -> None:
         leaving = heard.streams.pop(removed.stream)
         if not leaving.removed.done():
             leaving.removed.set_result(removed.gone)
 
-    def _stopped(self, process: Process, heard: _Heard, stopped: Stopped) -> None:
+    def _stopped(self, process: Process, heard: Heard, stopped: Stopped) -> None:
         heard.stuck = stopped.stuck
 
-    def _logged(self, process: Process, heard: _Heard, logged: Logged) -> None:
+    def _logged(self, process: Process, heard: Heard, logged: Logged) -> None:
         logger = logging.getLogger(logged.name)
         if logger.isEnabledFor(logged.level):
             extra = {"nvrstore": logged.fields}
             logger.handle(logger.makeRecord(logged.name, logged.level, __file__, 0, logged.line, (), None, extra=extra))
 
-    def _asked(self, process: Process, heard: _Heard, asked: Asked) -> None:
+    def _asked(self, process: Process, heard: Heard, asked: Asked) -> None:
         """URL and login, from a hook that may take its time: in a thread of its own. A worker has CONNECTS_MAX of them at most."""
         config = heard.streams[asked.stream].config
 
@@ -284,9 +297,11 @@ class Crew:
             endpoint: Endpoint | None = None
             problem: SourceError | None = None
             try:
-                endpoint = resolved(SourceRequest(config.id, lambda: self._resolve(config)))
+                endpoint = plain_endpoint(resolved(SourceRequest(config.id, lambda: self._resolve(config))))
             except SourceError as error:
-                problem = _plain(error)
+                problem = plain_error(error)
+            except Exception as error:  # noqa: BLE001  # a hook that answers something else
+                problem = SourceError(f"{config.id}: the address and login could not be resolved ({type(error).__name__})")
             process.post(Resolved(asked.ask, endpoint, problem))
 
         threading.Thread(target=answer, name="nvrstore-resolve", daemon=True).start()
@@ -295,6 +310,7 @@ class Crew:
 
     def _gone(self, process: Process) -> None:
         with self._lock:
+            process.gone = True
             heard = self._heard[process]
             for stream in heard.streams.values():
                 if self._streams.get(stream.config.id) is not stream and not stream.removed.done():
@@ -304,78 +320,58 @@ class Crew:
             del self._heard[process]
             seat = next((seat for seat in self._seats if seat.process is process), None)
             if seat is not None:
-                seat.lost(process.reason, self._clock.monotonic_s() - process.started_s)
+                seat.lost(process.reason, self._clock.monotonic_s())
             if self._spare is process:
                 self._spare = None
                 self._spares_lost += 1
         if seat is not None:
             self._replace(seat)
-        elif self._stopping.wait(min(WAIT_S_MAX, 2.0**self._spares_lost)):
+        elif self._stopping.wait(min(WAIT_S_MAX, 2.0 ** min(self._spares_lost, 5))):
             return
         self._recruit()
 
-    def _replace(self, seat: _Seat) -> None:
+    def _replace(self, seat: Seat) -> None:
         """Give the streams of a seat to another worker: at once, but for one that ends again and again."""
         with self._lock:
             streams = list(seat.streams)
         log.error("worker.lost", worker=seat.number, reason=seat.reason, streams=len(streams))
         now_ns = self._clock.utc_ns()
         for stream in streams:
-            stream.orphaned(seat.reason, now_ns)
+            try:
+                stream.orphaned(seat.reason, now_ns)
+            except Exception as error:  # noqa: BLE001  # one stream's trouble must not keep the others without a worker
+                log.error("stream.orphaned", stream=stream.config.id, kind=type(error).__name__, reason=str(error))
         self._on_event(IngestWorkerLost(utc_ns=now_ns, worker=seat.number, reason=seat.reason, streams=len(streams)))
-        wait_s = min(WAIT_S_MAX, 2.0 ** (seat.short_lives - SHORT_LIVES_MAX)) if seat.short_lives > SHORT_LIVES_MAX else 0.0
+        often = seat.short_lives - SHORT_LIVES_MAX
+        wait_s = min(WAIT_S_MAX, 2.0 ** min(often, 5)) if often > 0 else 0.0
         if wait_s:
             sentence = f"ingest worker {seat.number} ends again and again ({seat.reason}): its {len(streams)} streams wait {wait_s:.0f} s"
             self._on_event(Alarm(utc_ns=now_ns, what="ingest", sentence=sentence))
         while not self._stopping.wait(wait_s):
             with self._lock:
-                if self._stopping.is_set():
-                    return
-                seat.process, self._spare = self._spare or self._start(), None
-                if seat.process is not None:
+                spare, self._spare = self._spare, None
+            process = spare or self._start()  # without the lock: a disk that hangs must not make everybody wait
+            with self._lock:
+                if process is not None and not process.gone and not self._stopping.is_set():
+                    self._spares_lost = 0
+                    seat.sit(process, self._clock.monotonic_s())
                     for stream in seat.streams:
-                        self._begin(stream, seat.process)
+                        self._begin(stream, process)
                     return
+            if process is not None:
+                process.close()
             wait_s = WAIT_S
 
     def _recruit(self) -> None:
         """Have a spare: it is started while nobody waits for it."""
         with self._lock:
-            if self._spare is None and not self._stopping.is_set():
-                self._spare = self._start()
-
-
-@dataclass(slots=True, eq=False)
-class _Seat:
-    """A place for a worker, and the streams that it receives."""
-
-    number: int
-    process: Process | None = None
-    streams: list[RemoteStream] = field(default_factory=list)
-    ended: int = 0  # workers that sat here
-    reason: str = ""  # why the last one ended
-    short_lives: int = 0  # in a row
-
-    def lost(self, reason: str, lived_s: float) -> None:
-        self.process = None
-        self.ended += 1
-        self.reason = reason
-        self.short_lives = self.short_lives + 1 if lived_s < SHORT_LIFE_S else 0
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What was heard of one worker. Used by the thread that hears it, but for `streams`, which grow under the lock."""
-
-    streams: dict[str, RemoteStream] = field(default_factory=dict)
-    tracks: dict[int, tuple[RemoteStream, TrackKey, TrackConfig]] = field(default_factory=dict)
-    end: int = 0  # of the ring, as far as it was copied
-    waiting_bytes: int = 0
-    stuck: int = 0
-
-
-def _plain(error: SourceError) -> SourceError:
-    """The same as an error of this library's: a class of the host's is unknown in a worker."""
-    kind = next(kind for kind in type(error).__mro__ if kind.__module__.startswith(f"{ROOT}."))
-    plain: SourceError = kind(error.message, hint=error.hint)
-    return plain
+            if self._spare is not None or self._stopping.is_set():
+                return
+        process = self._start()
+        if process is None:
+            return
+        with self._lock:
+            if self._spare is None and not process.gone and not self._stopping.is_set():
+                self._spare = process
+                return
+        process.close()

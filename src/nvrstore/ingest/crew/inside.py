@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import StreamConfig
+from nvrstore.errors import SourceError
 from nvrstore.events import Event
 from nvrstore.ingest.contract import Endpoint
 from nvrstore.ingest.crew.messages import (
@@ -116,10 +117,11 @@ class _Worker:
     def _hand_over(self) -> None:
         try:
             self._outbox.run()
-        except OSError:
-            pass  # the recorder is gone, or was told all that there is
-        finally:
             os._exit(0)
+        except OSError:
+            os._exit(0)  # the recorder is gone
+        finally:
+            os._exit(1)
 
     # --- commands
 
@@ -160,6 +162,8 @@ class _Worker:
             asked.set_exception(resolved.error)
         elif resolved.endpoint is not None:
             asked.set_result(resolved.endpoint)
+        else:
+            asked.set_exception(SourceError("no address was looked up"))
 
     def _stop(self, stop: Stop) -> None:
         def run() -> None:

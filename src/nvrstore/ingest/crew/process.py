@@ -22,7 +22,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
-from nvrstore.clock import Clock
 from nvrstore.ingest.crew import main
 from nvrstore.ingest.crew.messages import Command, Report, Setup, receive, send
 from nvrstore.ingest.crew.outbox import LOOK_S
@@ -39,27 +38,26 @@ _ENVIRONMENT: Final = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "http_proxy", "https_proxy", "no_proxy"),
 )
 
-CLOSE_S: Final = 0.25
 
 log = get_logger("ingest.crew")
 
 
 class Process:
-    """A running worker. Raises OSError when no process can be started."""
+    """A running worker, heard from `begin` on. Raises OSError when no process can be started."""
 
     def __init__(
         self,
         setup: Setup,
-        clock: Clock,
         on_reports: Callable[[Process, list[Report]], None],
         on_gone: Callable[[Process], None],
     ) -> None:
         self._on_reports, self._on_gone = on_reports, on_gone
-        self.started_s = clock.monotonic_s()
-        memory_fd = os.memfd_create("nvrstore-ingest", os.MFD_CLOEXEC)
-        os.ftruncate(memory_fd, RING_BYTES)
         self._pipe, theirs = Pipe()
+        memory_fd = -1
         try:
+            memory_fd = os.memfd_create("nvrstore-ingest", os.MFD_CLOEXEC)
+            os.ftruncate(memory_fd, RING_BYTES)
+            self._memory = mmap.mmap(memory_fd, RING_BYTES)
             self._child = subprocess.Popen(
                 [sys.executable, "-I", str(Path(main.__file__)), str(theirs.fileno()), str(memory_fd)],
                 pass_fds=(theirs.fileno(), memory_fd),
@@ -69,25 +67,37 @@ class Process:
                 env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C is for the recorder
             )
-            self._memory = mmap.mmap(memory_fd, RING_BYTES)
         except BaseException:
             self._pipe.close()
             raise
         finally:
             theirs.close()
-            os.close(memory_fd)
+            if memory_fd >= 0:
+                os.close(memory_fd)
         view = memoryview(self._memory)
         self._ring = RingReader(view)
         view.release()
         self.pid: Final = self._child.pid
         self.reason = ""  # why it is gone
-        self._closing = False
+        self.gone = False  # `on_gone` was called
         self._queue: SimpleQueue[list[Any] | None] = SimpleQueue()
         self._queue.put([setup])
         self._writer = threading.Thread(target=self._write, name="nvrstore-crew-out", daemon=True)
         self._reader = threading.Thread(target=self._read, name="nvrstore-crew-in", daemon=True)
-        self._writer.start()
-        self._reader.start()
+
+    def begin(self) -> None:
+        """Tell and hear it from now on. Raises RuntimeError, and ends it, where no thread can be started."""
+        try:
+            self._writer.start()
+            self._reader.start()
+        except RuntimeError:
+            self._queue.put(None)
+            self.kill("no thread can be started")
+            self._child.wait(KILLED_S)
+            self._ring.close()
+            self._memory.close()
+            self._pipe.close()
+            raise
 
     def post(self, command: Command) -> None:
         """Tell it something. One that is gone does not hear it."""
@@ -113,26 +123,32 @@ class Process:
         return not self._reader.is_alive()
 
     def close(self) -> None:
-        """Kill it, if it is still there; forget it."""
-        self._closing = True
+        """Kill it, if it is still there; forget it. `wait_closed` follows."""
         self.kill("the recorder stops")
         self._queue.put(None)
+
+    def wait_closed(self, timeout_s: float) -> None:
+        """One that is stuck in the kernel is left behind."""
         for thread in (self._reader, self._writer):
             if thread is not threading.current_thread():
-                thread.join(CLOSE_S)  # one that is stuck in the kernel is left behind
+                thread.join(timeout_s)
 
     # --- threads
 
     def _write(self) -> None:
-        with suppress(OSError, ValueError):
+        try:
             self._pipe.send([path or os.getcwd() for path in sys.path])
             while (commands := self._queue.get()) is not None:
                 send(self._pipe, commands)
+        except (OSError, ValueError):
+            pass  # it is gone
+        except Exception as error:  # noqa: BLE001  # a worker that can be told nothing any more is of no use
+            self.kill(f"it cannot be told something ({type(error).__name__})")
 
     def _read(self) -> None:
         silent = killed = 0
         silent_s = START_S
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 # One look that takes long is this machine standing still; many short ones in vain are the worker's silence.
                 if not self._pipe.poll(LOOK_S):
@@ -145,6 +161,10 @@ class Process:
                     continue
                 silent, silent_s = 0, SILENT_S
                 self._heard(receive(self._pipe))
+        except (EOFError, OSError):
+            pass  # it is gone
+        except Exception as error:  # noqa: BLE001  # what it says makes no sense, as of another version: nothing that follows would
+            self.kill(f"it cannot be understood ({type(error).__name__})")
         self._ended()
 
     def _heard(self, reports: list[Report]) -> None:

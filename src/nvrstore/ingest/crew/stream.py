@@ -41,6 +41,10 @@ class RemoteStream:
         self._status = _idle(config)
         self._before = self._status  # counters of workers that are gone
 
+    @property
+    def open_gaps(self) -> tuple[Gap, ...]:
+        return tuple(self._open_gaps.values())
+
     # --- what the user asks for
 
     def status(self) -> StreamStatus:
