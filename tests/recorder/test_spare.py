@@ -73,11 +73,13 @@ async def test_a_standby_keeps_its_window_and_the_primary_everything(tmp_path: P
     site = Site(tmp_path, farm)
     site.journal = {"volume_age_s": 1, "standby_keep": {"days": 4 / 86_400}}
     async with nvrstore.Recorder(site.config()) as recorder:
-        await until(lambda: len(volumes(site, "b")) >= 2)
-        first = sorted(volumes(site, "b"))[0]
+        await until(lambda: {t["state"] for t in recorder.statistics()["journals"][0]["targets"]} == {"synced"})
+        before = len(volumes(site, "b"))
+        await until(lambda: len(volumes(site, "b")) >= before + 2)  # the roles are what they will be
+        first = sorted(volumes(site, "a") & volumes(site, "b"))[-1]
         roles = {t["role"]: t["target"] for t in recorder.statistics()["journals"][0]["targets"]}
         primary, standby = roles["primary"], roles["standby"]
-        await until(lambda: first not in volumes(site, standby) and len(volumes(site, primary)) >= 10)
+        await until(lambda: first not in volumes(site, standby) and len(volumes(site, primary)) >= 10, timeout_s=60.0)
         await anyio.sleep(3.0)  # several rounds of upkeep: nothing brings it back
         assert first in volumes(site, primary)
         assert first not in volumes(site, standby)
