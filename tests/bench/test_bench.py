@@ -68,6 +68,7 @@ def test_hardware_is_sized_for_a_hundred_cameras() -> None:
     assert (sizing.per_100_mb_s, sizing.per_100_tb_day) == (25.0, 2.16)
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused(tmp_path: Path) -> None:
     """A sentence, a hint, exit status 2."""
     a = tmp_path / "a"
