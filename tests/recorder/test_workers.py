@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.crash import Footage
 from tests.support.recorder import Site, small_farm, until
 
 import nvrstore
@@ -137,9 +138,13 @@ async def test_a_worker_that_is_gone_is_replaced_by_the_spare(site: Site, farm: 
     assert all(gap.end_ns is not None and gap.end_ns > gap.start_ns for gap in written)
     account = site.account()
     assert set(site.lost(sent, account)) == set(theirs), "what a worker had not handed over, of its own streams alone"
+    fragments = Footage.of(site.folder / "a").fragments
     for stream in theirs:
         (hole,) = site.lost(sent, account)[stream]
         assert hole.first > 0
+        ordered = sorted(fragments[stream], key=lambda fragment: fragment.utc_ns)
+        ends = [(fragment.session, fragment.index + len(fragment.numbers)) for fragment in ordered]
+        assert [(fragment.session, fragment.index) for fragment in ordered[1:]] == ends[:-1], "no number is left out, or used twice"
     assert site.differences() == []
     assert not any(report.duplicated for report in account.reports.values())
 
