@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from tests.support.camera import Camera, Peer, pictures
 from tests.support.ingest import Ear
+from tests.support.lean import session
 from tests.support.packets import Wire, framed
 
 from nvrstore.clock import SYSTEM_CLOCK
@@ -27,23 +26,6 @@ from nvrstore.limits import STOP_S
 from nvrstore.media.nal import split_lengths
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def session(
-    url: str, *, engine: LeanEngine | None = None, login: tuple[str, str] | None = None, ear: Ear | None = None, **request: Any
-) -> Iterator[tuple[LeanSource, Ear]]:
-    """A running source and who hears it; stopped and gone at the end."""
-    ear = ear or Ear()
-    fields = {"timeout_s": 10.0, **request}
-    source = (engine or LeanEngine())(SourceRequest("gate", lambda: Endpoint(url, login), **fields), ear, SYSTEM_CLOCK)
-    source.start()
-    try:
-        yield source, ear
-    finally:
-        source.stop()
-        assert source.join(STOP_S)
-        assert len(ear.ends) == 1
 
 
 def whole(ear: Ear) -> bool:

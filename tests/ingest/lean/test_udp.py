@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from tests.support.camera import WAIT_S, Camera, Peer, pictures
 from tests.support.ingest import Ear, recording
+from tests.support.lean import session
 from tests.support.packets import Wire
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import StreamConfig
 from nvrstore.errors import SourceEndedError, SourceError, SourceSilentError
 from nvrstore.farm import Farm, FarmConfig, is_intact, parse_sei
-from nvrstore.ingest.contract import Endpoint, SourceRequest
 from nvrstore.ingest.errors import SourceUnsupportedError
-from nvrstore.ingest.lean import LeanEngine, LeanSource, connection, udp
+from nvrstore.ingest.lean import LeanSource, connection, udp
 from nvrstore.ingest.lean.rtsp import Client
 from nvrstore.ingest.lean.udp import Datagrams
-from nvrstore.limits import STOP_S
 from nvrstore.media.nal import split_lengths
 from nvrstore.model import Cause, Media
 
@@ -35,19 +32,17 @@ pytestmark = pytest.mark.slow
 SMALL = FarmConfig(width=160, height=120, bitrate_bps=1_000_000, fps=25, gop=25)
 
 
-@contextmanager
-def session(url: str, **request: Any) -> Iterator[tuple[LeanSource, Ear]]:
-    """A running source over UDP and who hears it; stopped and gone at the end, with all its descriptors."""
-    ear = Ear()
-    asked = SourceRequest("gate", lambda: Endpoint(url), **{"timeout_s": 10.0, "transport": "udp", **request})
-    source = LeanEngine()(asked, ear, SYSTEM_CLOCK)
-    source.start()
-    try:
-        yield source, ear
-    finally:
+over_udp = partial(session, transport="udp")
+
+
+def hear_all(camera: Camera, count: int) -> LeanSource:
+    """Hear so many pictures to their end; each is whole, and none is missing."""
+    with over_udp(camera.url) as (source, ear):
+        ear.hear(count - 1)
         source.stop()
-        assert source.join(STOP_S)
-        assert len(ear.ends) == 1
+        ear.end()
+    assert_whole(ear, count)
+    return source
 
 
 def datagram_sockets() -> int:
@@ -73,7 +68,7 @@ def test_pictures_come_over_a_pair_of_ports_and_nothing_is_left_behind() -> None
     """An even port and the one above it (RFC 3550 11); the session ends with TEARDOWN, and its sockets with it."""
     before = datagram_sockets()
     with Camera() as camera:
-        with session(camera.url) as (source, ear):
+        with over_udp(camera.url) as (source, ear):
             ear.hear(29)
             assert datagram_sockets() == before + 4  # two of them are the camera's
             source.stop()
@@ -97,7 +92,7 @@ def test_a_datagram_to_each_of_the_camera_s_ports_opens_firewalls(monkeypatch: p
         peer.play(30)
 
     monkeypatch.setattr(connection, "REPORT_S", 0.2)
-    with Camera(on_play=on_play) as camera, session(camera.url) as (_, ear):
+    with Camera(on_play=on_play) as camera, over_udp(camera.url) as (_, ear):
         ear.hear(29)
         report = camera.peers[0].udp[1].recv(100)
     assert [len(packet) for packet in heard] == [12, 8]
@@ -115,11 +110,8 @@ def test_datagrams_that_overtook_each_other_or_came_twice_cost_nothing() -> None
         order = frames[:1] + [frame for _, frame in sorted((at + random.uniform(0, 12), frame) for at, frame in enumerate(frames[1:]))]
         peer.throw(frame for frame in order for _ in range(1 + (random.random() < 0.1)))
 
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
-        ear.hear(59)
-        source.stop()
-        ear.end()
-    assert_whole(ear, 60)
+    with Camera(on_play=on_play) as camera:
+        source = hear_all(camera, 60)
     assert source.packets_lost == 0
 
 
@@ -138,7 +130,7 @@ def test_camera_28_every_torn_picture_is_flagged_and_no_whole_one_is() -> None:
             lost += len(unit) - len(kept)
             peer.throw(kept)
 
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
+    with Camera(on_play=on_play) as camera, over_udp(camera.url) as (source, ear):
         ear.wait(lambda: ear.of() and ear.of()[-1].pts == 150 * 3600)
         source.stop()
         ear.end()
@@ -179,7 +171,7 @@ def test_camera_28_what_udp_lost_is_a_gap_of_the_network_and_nothing_else_is_mis
 
 def test_camera_28_flags_are_right_for_h265_too() -> None:
     """A frame whose stamp and slices agree is whole and not flagged; one whose slices do not is flagged."""
-    with Farm(replace(SMALL, codec="h265", loss=0.02)) as farm, session(farm.url(0)) as (source, ear):
+    with Farm(replace(SMALL, codec="h265", loss=0.02)) as farm, over_udp(farm.url(0)) as (source, ear):
         ear.hear(150)
         farm.stop_sending()
     torn = [sample for sample in ear.of() if parse_sei(sample.data) is not None and not is_intact(sample.data)]
@@ -213,11 +205,8 @@ def test_what_strangers_send_is_not_read() -> None:
                 peer.throw(false, sock=neighbour)
                 peer.throw(unit[1:])
 
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
-        ear.hear(29)
-        source.stop()
-        ear.end()
-    assert_whole(ear, 30)
+    with Camera(on_play=on_play) as camera:
+        source = hear_all(camera, 30)
     assert (source.packets_lost, source._lost) == (0, 0)
 
 
@@ -238,11 +227,8 @@ def test_datagrams_that_are_no_packets_cost_nothing(seed: int) -> None:
                     sock.sendto(garbage(), ("127.0.0.1", port))
                 peer.throw([frame])
 
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
-        ear.hear(29)
-        source.stop()
-        ear.end()
-    assert_whole(ear, 30)
+    with Camera(on_play=on_play) as camera:
+        source = hear_all(camera, 30)
     assert source.packets_lost == 0
 
 
@@ -261,11 +247,8 @@ def test_an_address_that_the_camera_names_is_the_camera_too(monkeypatch: pytest.
         peer.play(30)
 
     monkeypatch.setattr(Peer, "set_up", set_up)
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
-        ear.hear(29)
-        source.stop()
-        ear.end()
-    assert_whole(ear, 30)
+    with Camera(on_play=on_play) as camera:
+        hear_all(camera, 30)
     assert len(heard) == 1
 
 
@@ -285,11 +268,8 @@ def test_what_lies_in_a_port_before_playing_is_an_old_session_s(monkeypatch: pyt
             peer.throw(unit[:1] + stale[3 * number + 3 : 3 * number + 6] + unit[1:])
 
     monkeypatch.setattr(Peer, "set_up", set_up_and_send)
-    with Camera(on_play=on_play) as camera, session(camera.url) as (source, ear):
-        ear.hear(29)
-        source.stop()
-        ear.end()
-    assert_whole(ear, 30)
+    with Camera(on_play=on_play) as camera:
+        source = hear_all(camera, 30)
     assert source.packets_lost == 0
 
 
@@ -304,7 +284,7 @@ def test_what_lies_in_a_port_before_playing_is_an_old_session_s(monkeypatch: pyt
 def test_a_camera_that_does_not_send_over_udp_is_left_to_the_other_engine(answer: bytes) -> None:
     """With the key of the configuration that helps; the ports are closed."""
     before = datagram_sockets()
-    with Camera(answers={"SETUP": answer}) as camera, session(camera.url) as (_, ear):
+    with Camera(answers={"SETUP": answer}) as camera, over_udp(camera.url) as (_, ear):
         error = ear.end()
     assert isinstance(error, SourceUnsupportedError)
     assert "does not send over UDP" in error.message
@@ -314,7 +294,7 @@ def test_a_camera_that_does_not_send_over_udp_is_left_to_the_other_engine(answer
 
 def test_rtsps_is_not_spoken_over_udp() -> None:
     """Pictures would come in the clear: who asked for TLS is told."""
-    with session("rtsps://127.0.0.1:1/main") as (_, ear):
+    with over_udp("rtsps://127.0.0.1:1/main") as (_, ear):
         error = ear.end()
     assert isinstance(error, SourceUnsupportedError)
     assert 'transport = "tcp"' in error.hint
@@ -323,7 +303,7 @@ def test_rtsps_is_not_spoken_over_udp() -> None:
 def test_a_camera_whose_datagrams_do_not_come_is_given_up_though_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A firewall in between: keepalives are answered, pictures do not come, and the hint says where to look."""
     monkeypatch.setattr(Client, "keepalive_s", 0.2)
-    with Camera(on_play=lambda peer: None) as camera, session(camera.url, timeout_s=1.0) as (_, ear):
+    with Camera(on_play=lambda peer: None) as camera, over_udp(camera.url, timeout_s=1.0) as (_, ear):
         error = ear.end()
         assert camera.asked("GET_PARAMETER")
     assert isinstance(error, SourceSilentError)
@@ -340,7 +320,7 @@ def test_the_end_of_the_connection_ends_the_session_and_what_came_is_there() -> 
         peer.throw(last[:1] + last[2:])
         peer.sock.shutdown(socket.SHUT_RDWR)
 
-    with Camera(on_play=on_play) as camera, session(camera.url) as (_, ear):
+    with Camera(on_play=on_play) as camera, over_udp(camera.url) as (_, ear):
         assert isinstance(ear.end(), SourceEndedError)
     assert len(ear.of()) == 30
     assert [sample.damaged for sample in ear.of()] == [False] * 29 + [True]
@@ -348,7 +328,7 @@ def test_the_end_of_the_connection_ends_the_session_and_what_came_is_there() -> 
 
 def test_reports_of_the_camera_s_clock_come_by_a_port_of_their_own() -> None:
     """Sound too has a pair of ports."""
-    with Farm(replace(SMALL, audio="aac")) as farm, session(farm.url(0)) as (_, ear):
+    with Farm(replace(SMALL, audio="aac")) as farm, over_udp(farm.url(0)) as (_, ear):
         ear.wait(lambda: {media for media, _, _ in ear.references} == {Media.VIDEO, Media.AUDIO})
         ear.hear(30)
     assert ear.report().whole
