@@ -1,10 +1,11 @@
-"""How soon do cameras go on when the process that receives them dies, and what does a host cost that burns its GIL?
+"""How soon do cameras go on when they, or the process that receives them, had gone, and what does a host cost that burns its GIL?
 
 Run: python benchmarks/bench_workers.py --streams 20 --repeat 10 --seconds 8
 
 Question: `[recorder] workers = 1`: from SIGKILL of the ingest worker until each of its cameras is received by the spare, and until
           a fragment recorded after the kill is durable on both targets. And: frames lost while four threads of the host burn
-          its GIL, with the cameras in threads (workers = 0) and in a process of their own (workers = 1).
+          its GIL, with the cameras in threads (workers = 0) and in a process of their own (workers = 1). And, in threads: cameras hang
+          up and come back: from each one's first picture to a fragment of the new session that is durable on both targets.
 Method:   simulated cameras (1 Mbit/s, a keyframe a second) over RTSP/TCP; the recorder in this process, two directories. A run counts only
           if no frame is missing outside the gaps that the ledger names, and both copies are equal.
 Reports:  a table, and with --json one JSON object per line: {bench, host, unit, value, ...}; times in ms, median and largest.
@@ -104,6 +105,30 @@ async def kills(folder: Path, farm: Cameras, n: int, repeat: int) -> tuple[list[
     return connected, durable, missing(folder, sent)
 
 
+async def returns(folder: Path, farm: Cameras, n: int, repeat: int) -> tuple[list[float], int]:
+    """ms from a camera's first picture after it had hung up until something of its new session is durable, frames lost in sessions."""
+    durable: list[float] = []
+    async with nvrstore.Recorder(configuration(folder, farm, n, 0)) as recorder:
+        await until(lambda: durable_since(recorder, 0))
+        for _ in range(repeat):
+            left_ns = time.time_ns()
+            await anyio.to_thread.run_sync(farm.ask, "leave")
+            await anyio.sleep(3.0)
+            await anyio.to_thread.run_sync(farm.ask, "come")
+            waiting = {stream.id: stream for stream in recorder.streams()}
+            with anyio.fail_after(60.0):
+                while waiting:
+                    await anyio.sleep(POLL_S)
+                    for name, stream in list(waiting.items()):
+                        begun_ns, there = stream.status().connected_ns, stream.durable_until(copies=2)
+                        if begun_ns is not None and begun_ns > left_ns and there is not None and there.timestamp() * NS_PER_S > begun_ns:
+                            durable.append((time.time_ns() - begun_ns) / 1e6)
+                            del waiting[name]
+        sent = await anyio.to_thread.run_sync(farm.ask, "stop")
+        await drained(recorder)
+    return durable, missing(folder, sent)
+
+
 async def burning(folder: Path, farm: Cameras, n: int, workers: int, seconds: float) -> int:
     """Frames lost while the host burns its GIL."""
     over = threading.Event()
@@ -163,6 +188,18 @@ def main() -> int:
             "repeats": args.repeat,
         },
     ]
+    came_back, gaps = run(returns, args.streams, "1M", args.repeat)
+    lines.append(
+        {
+            **base,
+            "what": "camera came back: first picture to durable (GOP 1000 ms)",
+            "unit": "ms",
+            "value": round(statistics.median(came_back)),
+            "largest": round(max(came_back)),
+            "repeats": args.repeat,
+            "frames_in_gaps": round(gaps / args.repeat / args.streams, 2),
+        }
+    )
     for workers in (0, 1):
         lost = run(burning, args.streams, "1M", workers, args.seconds)
         what = f"host burns its GIL for {args.seconds:g} s, workers = {workers}: frames lost"

@@ -111,7 +111,7 @@ def test_a_bare_directory_is_never_filled(recorded: Path, tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / "a")
     (tmp_path / "a").mkdir()
     shutil.rmtree(tmp_path / "state")
-    refused("record", config, status=2, sentence="target 'a': there is no target.json", hint="nvrstore target init")
+    refused("record", config, status=2, sentence=f"in its directory: {tmp_path / 'a'}", hint="nvrstore target init")
     assert nvrstore("verify", config).status == 3
     ran = nvrstore("ls", config)
     assert (ran.status, "cam0" in ran.out) == (0, True)

@@ -133,8 +133,7 @@ class RecorderCore:
     def _open_targets(self) -> None:
         for config in self.config.targets:
             self._add_target(config, self._make)
-        configured = {target.name: target.id for target in self.config.targets}
-        self._ids, self._answering = identify_targets(self.targets, self.state, configured)
+        self._ids, self._answering = identify_targets(self.targets, self.state, self.config.targets)
         refuge = self._add_target(TargetConfig(name=REFUGE, path=self.state.refuge), make_target)
         self._ids[REFUGE] = ensure_refuge(refuge)
 

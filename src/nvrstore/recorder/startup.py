@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nvrstore.clock import Clock
+from nvrstore.config.models import TargetConfig
 from nvrstore.errors import ClosedError, JournalInUseError, TargetError, TargetIdentityError
 from nvrstore.failover.terms import Claim, ClaimKey
 from nvrstore.model import new_id
@@ -42,15 +43,17 @@ class ClaimedJournal:
 
 
 def identify_targets(
-    targets: Mapping[str, Target], state: StateDirectory, configured: Mapping[str, str | None]
+    targets: Mapping[str, Target], state: StateDirectory, configs: Sequence[TargetConfig]
 ) -> tuple[dict[str, str], frozenset[str]]:
     """The uuid of every target, found or remembered (one of which neither is known is missing), and the names of those that answered.
 
     Raises `TargetIdentityError` for a directory that is not a target and never was one here, or is another than configured.
     """
+    configured = {config.name: config.id or state.target_ids.get(config.name) for config in configs}
+    places = {config.name: str(config.path or config.url) for config in configs}
 
     def one(name: str) -> str | TargetError:
-        expected = configured.get(name) or state.target_ids.get(name)
+        expected = configured[name]
         try:
             return run_steps(identify(name, expected_id=expected), targets, timeout_s=ANSWER_S).id
         except TargetError as error:
@@ -60,7 +63,7 @@ def identify_targets(
         found = dict(zip(targets, pool.map(one, targets), strict=True))
     ids: dict[str, str] = {}
     for name, result in found.items():
-        known = configured.get(name) or state.target_ids.get(name)
+        known = configured[name]
         if isinstance(result, str):
             ids[name] = result
             state.learn_target(name, result)
@@ -68,7 +71,7 @@ def identify_targets(
             log.warning("target.away", target=name, reason=str(result))
             ids[name] = known
         elif isinstance(result, TargetIdentityError):
-            raise result
+            raise TargetIdentityError(f"{result}: {places[name]}", target=name, hint=result.hint)
         else:
             log.warning("target.unknown", target=name, reason=str(result))
     if not ids:

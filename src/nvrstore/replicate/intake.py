@@ -40,9 +40,9 @@ class Intake:
         """Hand a fragment over. Its track must have been declared."""
         with self._lock:
             self._taken.fragments.append(fragment)
-            self._bytes += fragment.length
-            full = self._bytes >= BATCH_BYTES_CUT
-        if full:
+            before = self._bytes
+            self._bytes = after = before + fragment.length
+        if before < BATCH_BYTES_CUT <= after:  # once: under load each fragment would cost a system call
             self._wake()
 
     def record(self, record: Record) -> None:
