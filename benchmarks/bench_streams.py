@@ -4,6 +4,7 @@ Run: python benchmarks/bench_streams.py --streams 50,150 --engine lean,pyav --pe
      python benchmarks/bench_streams.py --streams 300,600 --engine lean --peer none --workers 2
      python benchmarks/bench_streams.py --streams 300 --engine lean --peer floor
      python benchmarks/bench_streams.py --streams 1000 --engine lean --peer none --bitrate 1M
+     python benchmarks/bench_streams.py --streams 150 --engine lean,lean/udp --peer none
 
 Question: CPU and memory per stream of the recorder (two copies, every promise on) against one process per camera:
           `ffmpeg -f tee` (two copies), `ffmpeg` (one copy), GStreamer's `splitmuxsink` (one copy), and against the floor: a loop that
@@ -144,7 +145,7 @@ def recorder_config(folder: Path, port: int, n: int, engine: str, workers: int) 
         "recorder": {"name": "bench", "state": str(folder / "state"), "workers": workers},
         "target": [{"name": "a", "path": str(folder / "a")}, {"name": "b", "path": str(folder / "b")}],
         "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2}],
-        "stream_defaults": {"journal": "main", "engine": engine},
+        "stream_defaults": {"journal": "main", "engine": engine.split("/")[0], "transport": engine.partition("/")[2] or "tcp"},
         "stream": [{"id": f"cam{i}", "url": f"rtsp://127.0.0.1:{port}/cam{i}"} for i in range(n)],
     }
 
@@ -263,7 +264,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--streams", default="50,150")
     parser.add_argument("--peer", default="ffmpeg", help=f"of {', '.join(PEERS)}, or none; several with commas")
-    parser.add_argument("--engine", default="pyav", help="pyav, lean; several with commas")
+    parser.add_argument("--engine", default="pyav", help="pyav, lean, lean/udp; several with commas")
     parser.add_argument("--workers", type=int, default=0, help="ingest workers of the recorder")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--bitrate", default="4M")
