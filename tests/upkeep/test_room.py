@@ -7,7 +7,7 @@ from nvrstore.limits import GIB, MIB
 from nvrstore.model import Cause
 from nvrstore.upkeep.pruning import first_room
 from nvrstore.upkeep.retention import Reason, Removal, StoredCopy, StoredVolume
-from nvrstore.upkeep.room import Room, room_for
+from nvrstore.upkeep.room import Room, room_for, too_small
 
 SIZE = 9 * MIB
 
@@ -42,6 +42,13 @@ def test_a_disk_that_is_small_for_what_arrives_is_not_left_empty() -> None:
     assert room_for(lanes=1, volume_bytes=9 * MIB, bytes_per_s=20 * MIB, total_bytes=280 * MIB) == Room(70 * MIB, 9 * MIB)
     assert room_for(lanes=4, volume_bytes=9 * MIB, bytes_per_s=20 * MIB, total_bytes=100 * MIB).low_bytes == 36 * MIB
     assert room_for(lanes=0, volume_bytes=9 * MIB, bytes_per_s=0.0, total_bytes=280 * MIB).low_bytes == 9 * MIB
+
+
+def test_a_disk_that_is_full_within_seconds_is_too_small() -> None:
+    """Its reserve is cut short: somebody has to be told."""
+    assert too_small(bytes_per_s=20 * MIB, total_bytes=300 * MIB)
+    assert not too_small(bytes_per_s=20 * MIB, total_bytes=500 * MIB)
+    assert not too_small(bytes_per_s=0.0, total_bytes=MIB)
 
 
 def test_full_disks_get_room_first_by_copies_of_which_another_one_stays() -> None:

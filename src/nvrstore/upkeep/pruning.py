@@ -18,7 +18,7 @@ from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
 from nvrstore.config import KeepConfig
 from nvrstore.errors import FencedError, TargetError
-from nvrstore.events import VolumePruned
+from nvrstore.events import Alarm, VolumePruned
 from nvrstore.failover.machine import MEMBER, State
 from nvrstore.journal.names import parse_volume_path
 from nvrstore.model import NS_PER_S, Gap, Media, Record, RecordKind
@@ -40,7 +40,7 @@ from nvrstore.upkeep.retention import (
     ledger_entries,
     plan_retention,
 )
-from nvrstore.upkeep.room import Room, room_for
+from nvrstore.upkeep.room import FULL_S_MIN, Room, room_for, too_small
 
 log = get_logger("upkeep.pruning")
 
@@ -69,6 +69,7 @@ class Pruning:
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
+        self._small: set[str] = set()  # targets about which somebody was told
 
     def learn(self, journal: str, records: Iterable[Record]) -> None:
         """What earlier sessions wrote down: floors, and how far retention's own gaps reach."""
@@ -99,7 +100,18 @@ class Pruning:
                 if look is not None:
                     one = room_for(lanes=len(lanes), volume_bytes=size, bytes_per_s=sum(rates), total_bytes=look.total_bytes)
                     rooms[target] = rooms.get(target, Room()) + one
+                    if target not in self._small and too_small(bytes_per_s=sum(rates), total_bytes=look.total_bytes):
+                        self._small.add(target)
+                        self._tell_small(target, look.total_bytes / sum(rates))
         return rooms
+
+    def _tell_small(self, target: str, full_s: float) -> None:
+        sentence = (
+            f"target {target!r} holds {full_s:.0f} s of what is recorded now: with less than {FULL_S_MIN:.0f} s, "
+            "room cannot always be made in time; use a larger target, or record less on it"
+        )
+        log.warning("target.small", target=target, full_s=round(full_s, 1))
+        self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="retention", sentence=sentence))
 
     def scarce(self) -> list[str]:
         """Members on which room has to be made now, as their last looks show."""

@@ -17,6 +17,8 @@ from typing import Final
 RESERVE_S: Final = 5.0
 #: More than this share of a target is never kept free for that.
 RESERVE_SHARE: Final = 4
+#: A target that is full sooner than this is too small for what is recorded: room is not always made in time.
+FULL_S_MIN: Final = RESERVE_S * RESERVE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +40,8 @@ def room_for(*, lanes: int, volume_bytes: int, bytes_per_s: float, total_bytes: 
     """Of one journal on one target: the next volume of each lane, what arrives meanwhile, and one volume more to make."""
     volumes = max(1, lanes) * volume_bytes
     return Room(min(volumes + round(bytes_per_s * RESERVE_S), max(volumes, total_bytes // RESERVE_SHARE)), volumes)
+
+
+def too_small(*, bytes_per_s: float, total_bytes: int) -> bool:
+    """Whether a target holds so little of what is recorded that the reserve had to be cut short: recording may have to wait for it."""
+    return bytes_per_s * FULL_S_MIN > total_bytes
