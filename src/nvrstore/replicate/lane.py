@@ -280,7 +280,8 @@ class Lane:
 
     def _failed(self, volume: OpenVolume, copy: Copy, answer: Answer, doing: str) -> None:
         host = self.host
-        why = f"{doing}: {os.strerror(answer.errno)}"
+        below = f" (below its file system: {os.strerror(answer.value)})" if answer.value > 0 else ""
+        why = f"{doing}: {os.strerror(answer.errno)}{below}"
         if answer.errno in _FULL:
             # Preallocation makes this rare: only this volume is given up there, its tail is owed by resync.
             log.warning("volume.abandoned", target=copy.target, path=volume.path, reason=why)
