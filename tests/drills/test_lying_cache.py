@@ -31,7 +31,9 @@ def medium(tmp_path: Path) -> Iterator[FuseDisk]:
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_after_a_failed_sync_only_the_medium_tells_what_is_there(medium: FuseDisk, tmp_path: Path, code: int) -> None:
-    """ext4, a broken medium or a thin pool that is full: the sync fails once, the next one says that all is well, a new process reads what was never written.
+    """ext4: the sync fails once, the next one says that all is well, a new process reads what was never written.
+
+    Whether the medium is broken, or has no space left below a file system that has some.
 
     So workers remember the failure, recovery reads past the page cache, and the tail comes from a peer or from the buffer.
     """
