@@ -48,7 +48,7 @@ def record_under(site: Site, moves: list[Callable[[int], float]]) -> tuple[list[
             commits = recording.core.status()["journals"][0]["commits"]
             wait(
                 lambda: SYSTEM_CLOCK.monotonic_s() - began_s > STRETCH_S and recording.core.status()["journals"][0]["commits"] > commits + 2
-            )  # noqa: B023
+            )
             stretches.append((began_ns, clock.utc_ns()))
         sent = site.farm.stop_sending()
         threading.Event().wait(1.0)
