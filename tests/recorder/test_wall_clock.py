@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ from nvrstore.model import NS_PER_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
-STRETCH_S: Final = 1.2  # recorded under each time
+STRETCH_S: Final = 1.0  # recorded under each time
 WAIT_S: Final = 30.0
 
 
@@ -37,6 +38,11 @@ def wait(holds: Callable[[], object]) -> None:
         pause.wait(0.05)
 
 
+def recorded_on(recording: InProcess, since_s: float, commits: int) -> bool:
+    """Whether it has gone on for a while since then."""
+    return SYSTEM_CLOCK.monotonic_s() - since_s > STRETCH_S and recording.core.status()["journals"][0]["commits"] > commits + 2
+
+
 def record_under(site: Site, moves: list[Callable[[int], float]]) -> tuple[list[tuple[int, int]], int]:
     """Record, move the clock (its UTC in ns -> seconds to step by), record on: from when until when, and how much was pruned."""
     recording = InProcess(site.config(), {})
@@ -45,10 +51,7 @@ def record_under(site: Site, moves: list[Callable[[int], float]]) -> tuple[list[
         for move in [lambda _: 0.0, *moves]:
             clock.step(move(clock.utc_ns()))
             began_ns, began_s = clock.utc_ns(), SYSTEM_CLOCK.monotonic_s()
-            commits = recording.core.status()["journals"][0]["commits"]
-            wait(
-                lambda: SYSTEM_CLOCK.monotonic_s() - began_s > STRETCH_S and recording.core.status()["journals"][0]["commits"] > commits + 2
-            )
+            wait(partial(recorded_on, recording, began_s, recording.core.status()["journals"][0]["commits"]))
             stretches.append((began_ns, clock.utc_ns()))
         sent = site.farm.stop_sending()
         threading.Event().wait(1.0)
