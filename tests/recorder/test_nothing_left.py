@@ -60,6 +60,7 @@ def test_no_descriptors_left_costs_a_target_for_a_while_and_no_frame(tmp_path: P
                 children = len(process.workers())
                 with without_descriptors(workers_of(process.pid, root, "keeper") if whose == "worker" else [process.pid]):
                     if whose == "recorder":
+                        threading.Event().wait(HOLD_S / 2)  # the status is asked for all the time: nobody can be let in
                         for pid in victims:
                             os.kill(pid, signal.SIGKILL)
                     lost = process.wait_for(lambda event: event["event"] == "TargetLost")
