@@ -14,6 +14,7 @@ from nvrstore import errors
 from nvrstore.cli import VERBS
 from nvrstore.config import Config, JournalConfig, KeepConfig, Objectives, RecorderConfig, ScheduleEntry, StreamConfig, TargetConfig
 from nvrstore.config.models import Table
+from nvrstore.drills.scenarios import SCENARIOS
 
 ROOT: Final = Path(__file__).parent.parent
 PAGES: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -68,6 +69,32 @@ def test_every_verb_is_in_the_readme() -> None:
     """What the command line can do, a newcomer reads in one table."""
     page = (ROOT / "README.md").read_text()
     assert [verb for verb in VERBS if not re.search(rf"`{verb}[ `]", page)] == []
+
+
+def faults_of_the_table() -> list[tuple[str, list[str], list[str]]]:
+    """Every row of the table of faults: the fault, the drills and the tests that it names."""
+    page = (ROOT / "docs" / "drills.md").read_text()
+    _, _, table = page.partition("| fault | how it is made | what happens | test or drill |\n|---|---|---|---|\n")
+    rows = [line.strip("|").split("|") for line in table.partition("\n\n")[0].splitlines()]
+    return [(row[0].strip(), re.findall(r"drill `([a-z-]+)`", row[3]), re.findall(r"`(test_\w+)`", row[3])) for row in rows]
+
+
+def test_every_fault_of_the_table_has_a_test_or_a_drill_that_exists() -> None:
+    """A table that names tests which are gone says that something is tried, and it is not."""
+    defined = {
+        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"^ *(?:async )?def (test_\w+)", path.read_text(), re.M)
+    }
+    table = faults_of_the_table()
+    assert len(table) >= 30
+    assert [fault for fault, drills, tests in table if not drills and not tests] == []
+    assert [drill for _, drills, _ in table for drill in drills if drill not in SCENARIOS] == []
+    assert [test for _, _, tests in table for test in tests if test not in defined] == []
+
+
+def test_every_drill_is_in_the_table_of_faults() -> None:
+    """But the one that breaks nothing."""
+    named = {drill for _, drills, _ in faults_of_the_table() for drill in drills}
+    assert {*SCENARIOS} - named == {"nothing"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

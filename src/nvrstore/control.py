@@ -26,6 +26,7 @@ log = get_logger("control")
 VERSION: Final = 1
 LINE_BYTES_MAX: Final = 1 << 20
 CLIENTS_MAX: Final = 16
+ACCEPT_AGAIN_S: Final = 0.2
 CLIENT_S: Final = 30.0  # a client that neither asks nor reads for so long is let go
 
 Handler = Callable[[dict[str, Any]], Any]
@@ -56,7 +57,7 @@ class ControlServer:
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
-        self._closing = False
+        self._closing = threading.Event()
 
     def start(self) -> None:
         """Raises OSError where the socket cannot be made: the recorder records without it, and says so."""
@@ -80,7 +81,7 @@ class ControlServer:
     def close(self) -> None:
         """Hang up on everybody and remove the socket."""
         with self._lock:
-            self._closing = True
+            self._closing.set()
             clients = list(self._clients)
         for sock in (self._listener, *clients):
             try:
@@ -102,9 +103,11 @@ class ControlServer:
             try:
                 client, _ = self._listener.accept()
             except OSError:
-                return  # closed
+                if self._closing.wait(ACCEPT_AGAIN_S):
+                    return
+                continue  # no descriptor is left, or the client went away: there will be others
             with self._lock:
-                if self._closing or not self._slots.acquire(blocking=False):
+                if self._closing.is_set() or not self._slots.acquire(blocking=False):
                     client.close()
                     continue
                 self._clients.add(client)

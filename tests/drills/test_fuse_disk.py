@@ -59,7 +59,7 @@ def test_a_target_works_through_fuse_and_counts_as_network_storage(target: Direc
     assert appender.close(PATIENCE_S)
 
 
-@pytest.mark.parametrize(("op", "code"), [("write", errno.EIO), ("write", errno.ENOSPC), ("fsync", errno.EIO), ("write", errno.ESTALE)])
+@pytest.mark.parametrize(("op", "code"), [("write", errno.EIO), ("write", errno.EDQUOT), ("fsync", errno.EIO), ("write", errno.ESTALE)])
 def test_an_error_of_the_file_system_is_the_answer_to_the_append(
     target: DirectoryTarget, disk: FuseDisk, pool: Pool, op: str, code: int
 ) -> None:

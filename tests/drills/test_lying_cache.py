@@ -29,8 +29,11 @@ def medium(tmp_path: Path) -> Iterator[FuseDisk]:
         yield made
 
 
-def test_after_a_failed_sync_only_the_medium_tells_what_is_there(medium: FuseDisk, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_after_a_failed_sync_only_the_medium_tells_what_is_there(medium: FuseDisk, tmp_path: Path, code: int) -> None:
     """ext4: the sync fails once, the next one says that all is well, a new process reads what was never written.
+
+    Whether the medium is broken, or has no space left below a file system that has some.
 
     So workers remember the failure, recovery reads past the page cache, and the tail comes from a peer or from the buffer.
     """
@@ -41,8 +44,8 @@ def test_after_a_failed_sync_only_the_medium_tells_what_is_there(medium: FuseDis
             assert ask(target, Verb.WRITE, "x", data=OLD).ok
             assert ask(target, Verb.SYNC, "x").ok
             assert ask(target, Verb.WRITE, "x", data=NEW).ok
-            medium.fail(errno.EIO, "write")
-            assert ask(target, Verb.SYNC, "x").errno == errno.EIO
+            medium.fail(code, "write")
+            assert ask(target, Verb.SYNC, "x").errno == code
             medium.clear()
             assert ask(target, Verb.SYNC, "x").ok, "the kernel has told the error once, and forgotten it"
             assert target.keeper.restart()

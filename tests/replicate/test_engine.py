@@ -149,6 +149,22 @@ def test_a_target_that_hangs_is_lost_by_its_deadline_and_costs_no_frame(rig: Rig
     assert rig.heard.acked == rig.put
 
 
+def test_hangs_below_the_deadline_move_nobody_however_often_they_come(rig: Rig) -> None:
+    """0.3 s of every second, for two minutes: late each time, lost never; not a single change of set."""
+    started(rig)
+    epoch = rig.engine.epoch
+    for _ in range(120):
+        rig.targets["a"].hold()
+        rig.run(0.3)
+        rig.targets["a"].release()
+        rig.run(0.7)
+    assert rig.engine.epoch == epoch
+    assert rig.states() == {"a": "synced", "b": "synced"}
+    rig.finish()
+    assert rig.heard.acked == rig.put
+    assert volumes(rig, "a") == volumes(rig, "b")
+
+
 def test_memory_that_a_stuck_write_may_still_read_is_not_reused(rig: Rig) -> None:
     """After a thaw the disk gets whatever is in the memory then: it must be the bytes that were submitted."""
     started(rig)

@@ -318,6 +318,48 @@ def test_damage_in_closed_copies_is_found_and_mended_on_demand() -> None:
     assert copies(targets, path) == {"a": closed(volume), "b": closed(volume)}
 
 
+def wrong(data: bytes, how: str, place: int) -> bytes:
+    """What a bad disk may give back: one bit, zeroes for a block that was never written, two blocks in each other's place, an early end."""
+    block = place // 512 * 512
+    one, two = data[block : block + 512], data[block + 512 : block + 1024]
+    return {
+        "a flipped bit": flipped(data, place),
+        "a zeroed block": data[:block] + bytes(512) + data[block + 512 :],
+        "swapped blocks": data[:block] + two + one + data[block + 1024 :],
+        "an early end": data[:block],
+    }[how]
+
+
+@pytest.mark.parametrize("broken", ["a", "b"])
+@pytest.mark.parametrize("how", ["a flipped bit", "a zeroed block", "swapped blocks", "an early end"])
+def test_whatever_is_wrong_in_one_copy_comes_from_the_other(how: str, broken: str) -> None:
+    """Each copy in turn; the other one is not touched."""
+    targets = targets_with_claim("ab")
+    volume = make_volume(targets, "ab", sizes=400)
+    place = volume.batches[2].offset + volume.batches[2].entries[1].offset + 700
+    whole = closed(volume)
+    damaged = wrong(whole, how, place)
+    assert damaged != whole
+    path = store(targets, volume, **{"a": whole, "b": whole, broken: damaged})
+    recover(targets, deep=True)
+    assert copies(targets, path) == {"a": whole, "b": whole}
+
+
+@pytest.mark.parametrize("how", ["a flipped bit", "a zeroed block", "swapped blocks", "an early end"])
+def test_the_same_wrong_on_both_copies_is_reported_and_nothing_else_is_lost(how: str) -> None:
+    """What no copy has is said, as damage or as missing; what is whole in front of it stays."""
+    targets = targets_with_claim("ab")
+    volume = make_volume(targets, "ab", sizes=400, lag=4)
+    place = volume.batches[2].offset + volume.batches[2].entries[1].offset + 700
+    damaged = wrong(closed(volume), how, place)
+    path = store(targets, volume, a=damaged, b=damaged)
+    [result] = recover(targets, deep=True)
+    assert [f.mended for f in result.damage if f.mended] == []
+    assert result.damage or result.missing or result.closed_length is None or len(result.batches) < len(volume.batches)
+    for data in copies(targets, path).values():
+        assert data[: volume.batches[1].end] == volume.data[: volume.batches[1].end]
+
+
 def test_volumes_of_others_are_recovered_only_when_their_writer_is_long_gone() -> None:
     """Own earlier sessions at once; another recorder's an hour after the takeover; what is being written never."""
     targets = targets_with_claim("a")

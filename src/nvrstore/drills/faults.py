@@ -18,7 +18,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -74,14 +74,19 @@ class LoopDisk:
 
     @classmethod
     @contextmanager
-    def mounted(cls, fstype: str, image: Path, path: Path, *, size_bytes: int = 0, options: str = "") -> Iterator[LoopDisk]:
-        """Make `image` (of at least `size_bytes`) a file system, mount it at `path`; both are gone afterwards."""
+    def mounted(
+        cls, fstype: str, image: Path, path: Path, *, size_bytes: int = 0, options: str = "", features: Sequence[str] = ()
+    ) -> Iterator[LoopDisk]:
+        """Make `image` (of at least `size_bytes`) a file system, mount it at `path`; both are gone afterwards.
+
+        `options` are those of mount, `features` further words for mkfs.
+        """
         if fstype not in _MKFS:
             raise FaultError(f"no image of {fstype} can be made; one of {', '.join(_MKFS)}")
         least, mkfs = _MKFS[fstype]
         with image.open("wb") as file:
             file.truncate(max(least, size_bytes))
-        _run(*mkfs, image)
+        _run(*mkfs, *features, image)
         path.mkdir(parents=True, exist_ok=True)
         disk = cls(fstype, image, path, options=options)
         disk.mount()
@@ -213,10 +218,10 @@ def covered(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def small_tmpfs(path: Path, *, size_bytes: int) -> Iterator[Path]:
-    """A tmpfs of exactly that size, mounted at `path`."""
+def small_tmpfs(path: Path, *, size_bytes: int, inodes: int = 0) -> Iterator[Path]:
+    """A tmpfs of exactly that size, and with so many `inodes` where they are given, mounted at `path`."""
     path.mkdir(parents=True, exist_ok=True)
-    _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", path)
+    _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}" + (f",nr_inodes={inodes}" if inodes else ""), "tmpfs", path)
     try:
         yield path
     finally:

@@ -187,14 +187,16 @@ class Lane:
             extent=volume.header_held.extent.offset,
             length=volume.header_length,
         )
-        port.enqueue(Op(request, lambda _, answer: self._opened(volume, copy, answer), self, volume.header_held))
+        port.enqueue(Op(request, lambda op, answer: self._opened(volume, copy, op, answer), self, volume.header_held))
         for op in copy.deferred:
             port.enqueue(op)
             if op.held:
                 op.held.drop()  # the use it had while deferred; the port holds its own now
         copy.deferred.clear()
 
-    def _opened(self, volume: OpenVolume, copy: Copy, answer: Answer) -> None:
+    def _opened(self, volume: OpenVolume, copy: Copy, op: Op, answer: Answer) -> None:
+        if not answer.ok:
+            self._prepared.on(copy.target).discard(op.request.path)
         if not copy.counts:
             return
         if not answer.ok:
@@ -280,7 +282,8 @@ class Lane:
 
     def _failed(self, volume: OpenVolume, copy: Copy, answer: Answer, doing: str) -> None:
         host = self.host
-        why = f"{doing}: {os.strerror(answer.errno)}"
+        below = f" (below its file system: {os.strerror(answer.value)})" if answer.value > 0 else ""
+        why = f"{doing}: {os.strerror(answer.errno)}{below}"
         if answer.errno in _FULL:
             # Preallocation makes this rare: only this volume is given up there, its tail is owed by resync.
             log.warning("volume.abandoned", target=copy.target, path=volume.path, reason=why)

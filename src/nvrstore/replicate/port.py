@@ -29,6 +29,7 @@ from nvrstore.telemetry import get_logger
 
 log = get_logger("replicate.port")
 
+NOT_STARTED: Final = "not started"
 IDLE_SLACK_S: Final = 0.02  # the round of one tick is not to wait for that of the next because it came a moment early
 
 
@@ -110,7 +111,7 @@ class Port:
         self._late_s, self._lost_s = late_s, lost_s
         self.appender: Appender | None = None
         self.generation = 0
-        self.reason = "not started"
+        self.reason = NOT_STARTED
         self.failed_s: float | None = None  # when the first call failed of those that took it out; None: no call did
         self.down_since_s = clock.monotonic_s()
         self._queue: deque[Op] = deque()
@@ -158,6 +159,8 @@ class Port:
         `code`: the error number that a call came back with; 0 where none did.
         """
         if self.appender is None:
+            if self.reason == NOT_STARTED:
+                self.reason = reason  # it was away already when the recorder started: this is why
             return
         now_s = self._clock.monotonic_s()
         log.warning("target.lost", target=self.name, reason=reason)

@@ -79,12 +79,16 @@ class Preparer:
         path, self._path = self._path, None
         return path
 
+    def discard(self, path: str) -> None:
+        """A file that was taken could not be opened as a volume: its space is wanted."""
+        self._port.target.keeper.submit(Request(Verb.UNLINK, path=path))
+
     def drop(self) -> None:
         """Remove the prepared file, also one that is on its way: the recorder stops. What is missed is cleared at the next start."""
         path = self.take() or self._asked
         self._asked = None
         if path is not None:  # the keeper does one after the other: this comes behind a PREPARE
-            self._port.target.keeper.submit(Request(Verb.UNLINK, path=path))
+            self.discard(path)
 
     def _prepared(self, path: str, done: Future[Answer], now_s: float) -> None:
         if self._asked != path:

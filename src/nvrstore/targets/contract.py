@@ -75,7 +75,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back: `errno` 0 is success. `number` is the request's, as `submit` returned it."""
+    """What came back: `errno` 0 is success. `number` is the request's, as `submit` returned it.
+
+    `value` of one that failed: what the system said, where that is another number; 0 mostly.
+    """
 
     number: int
     errno: int = 0

@@ -170,16 +170,11 @@ class KeeperClient:
         if self._started_s and now_s - self._started_s < RESTART_S:
             return False
         self._started_s = now_s
-        fd = os.memfd_create("nvrstore-slots", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(fd, wire.SLOTS * wire.SLOT_BYTES)
-            memory = mmap.mmap(fd, wire.SLOTS * wire.SLOT_BYTES)
-            worker = self._start(fd)
-        except TargetUnavailableError as error:
+            worker, memory = self._start_over_memory()
+        except (TargetUnavailableError, OSError) as error:  # OSError: no descriptor is left
             _log.warning("keeper.failed", target=self._target, why=str(error))
             return False
-        finally:
-            os.close(fd)
         life = self._life = _Life(worker, memory)
         life.reader = threading.Thread(target=self._read, args=(life,), name=f"nvrstore-answers-{self._target}", daemon=True)
         life.reader.start()
@@ -187,6 +182,15 @@ class KeeperClient:
         about.future.add_done_callback(lambda done: self._learn(done.result()))
         self._backlog.append(about)
         return True
+
+    def _start_over_memory(self) -> tuple[Worker, mmap.mmap]:
+        fd = os.memfd_create("nvrstore-slots", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, wire.SLOTS * wire.SLOT_BYTES)
+            memory = mmap.mmap(fd, wire.SLOTS * wire.SLOT_BYTES)
+            return self._start(fd), memory
+        finally:
+            os.close(fd)
 
     def _end_life(self, why: str) -> None:
         """Give the present worker up; everything that was asked of it is unknown."""

@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Protocol
@@ -53,8 +54,12 @@ class Stamps:
 
     def __init__(self) -> None:
         self.fd: Final = os.memfd_create("nvrstore-stamps", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, wire.STAMPS_BYTES)
-        self.words: Final = memoryview(mmap.mmap(self.fd, wire.STAMPS_BYTES)).cast("Q")
+        try:
+            os.ftruncate(self.fd, wire.STAMPS_BYTES)
+            self.words: Final = memoryview(mmap.mmap(self.fd, wire.STAMPS_BYTES)).cast("Q")
+        except OSError:
+            self.close_fd()
+            raise
 
     def close_fd(self) -> None:
         os.close(self.fd)
@@ -62,31 +67,43 @@ class Stamps:
 
 def spawn(kind: str, root: str, guard: str, *, memory_fd: int, python: str, lock_fd: int | None, target: str) -> ProcessWorker:
     """Start a worker process; it says hello on its channel once it is ready. Raises TargetUnavailableError when that fails."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    stamps = Stamps()
-    given = {FD_CHANNEL: theirs.fileno(), FD_STAMPS: stamps.fd, FD_MEMORY: memory_fd}
-    if lock_fd is not None:
-        given[FD_LOCK] = lock_fd
-    # Moved out of the way first: a source that lies where another one is to go would be overwritten before it is copied.
-    high = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for to, fd in given.items()}
-    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)
-    ]
-    actions += [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in high.items()]
     arguments = [python, "-I", "-S", "-X", "utf8", str(MAIN), kind, root, guard, str(os.getpid())]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    try:
-        pid = os.posix_spawn(python, arguments, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=[signal.SIGCHLD])
-    except OSError as error:
-        ours.close()
-        hint = f"`worker_python` has to name a Python of version {sys.version_info.major}.{sys.version_info.minor}"
-        raise TargetUnavailableError(f"target {target!r}: no worker can be started: {error}", target=target, hint=hint) from error
-    finally:
-        theirs.close()
-        stamps.close_fd()
-        for fd in high.values():
-            os.close(fd)
+    hint = "the process may have no descriptor left: raise `ulimit -n`, or `LimitNOFILE` of its service"
+    with ExitStack() as unless_started, ExitStack() as handed_over:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            unless_started.callback(ours.close)
+            handed_over.callback(theirs.close)
+            stamps = Stamps()
+            handed_over.callback(stamps.close_fd)
+            given = {FD_CHANNEL: theirs.fileno(), FD_STAMPS: stamps.fd, FD_MEMORY: memory_fd}
+            if lock_fd is not None:
+                given[FD_LOCK] = lock_fd
+            actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+                (os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)
+            ]
+            for to, fd in given.items():
+                # Moved out of the way first: a source that lies where another one is to go would be overwritten before it is copied.
+                high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64)
+                handed_over.callback(os.close, high)
+                actions.append((os.POSIX_SPAWN_DUP2, high, to))
+            hint = f"`worker_python` has to name a Python of version {sys.version_info.major}.{sys.version_info.minor}"
+            pid = os.posix_spawn(
+                python, arguments, environment, file_actions=actions, setsid=True, setsigmask=[], setsigdef=[signal.SIGCHLD]
+            )
+        except OSError as error:
+            raise TargetUnavailableError(f"target {target!r}: no worker can be started: {error}", target=target, hint=hint) from error
+        unless_started.pop_all()
     return ProcessWorker(pid, ours, stamps.words)
+
+
+def _pidfd(pid: int) -> int:
+    """A pidfd names this very process for ever; a bare pid may be somebody else's once it was reaped. -1: there is none to be had."""
+    try:
+        return os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+    except OSError:
+        return -1  # no descriptor left; it was started, and has to be accounted for all the same
 
 
 class ProcessWorker:
@@ -98,8 +115,7 @@ class ProcessWorker:
         self._owner = os.getpid()
         self._gone = False
         self._lock = threading.Lock()  # the reader of a keeper's answers and its owner may both find it dead
-        # A pidfd names this very process for ever; a bare pid may be somebody else's once it was reaped.
-        self._pidfd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        self._pidfd = _pidfd(pid)
 
     def kill(self) -> None:
         self._check_owner()

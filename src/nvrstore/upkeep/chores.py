@@ -88,6 +88,7 @@ class Chores:
         self._wish(("space", target), self._make_room)
 
     def resync(self, journal: str, target: str) -> None:
+        self._wish(("leftovers", journal, target), lambda: self._clear_own(journal, target))
         self._long_bell.set()
 
     def recover(self, journal: str) -> None:
@@ -144,6 +145,11 @@ class Chores:
             log.warning("trash.kept", target=target, path=path, reason=reason)
         runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
 
+    def _clear_own(self, journal: str, target: str) -> None:
+        """It returned: what this session had prepared there before is nobody's any more, and as large as volumes are."""
+        generation = self._host.engines[journal].ports[target].generation
+        self._quick.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-", before=generation))
+
     def _claim_again(self, journal: str, seen: ClaimKey | None = None) -> None:
         host = self._host
         engine = host.engines[journal]
@@ -188,12 +194,17 @@ class Chores:
             self._long_bell.clear()
 
 
-def clear_leftovers(target: str, journal: str, *, keep: str) -> Steps[int]:
-    """Remove files that were prepared in `.next` by anybody but the session whose names begin with `keep`; how many went."""
+def clear_leftovers(target: str, journal: str, *, keep: str, before: int = 0) -> Steps[int]:
+    """Remove what was prepared in `.next` by anybody but the session whose names begin with `keep`; how many files went.
+
+    `before`: what that session prepared while the target was up for an earlier time goes, too (prepare.py: generations).
+    """
     folder = f"{journal_dir(journal)}/{NEXT_DIR}"
     gone = 0
     for entry in (yield from list_all(target, folder, missing_ok=True)):
-        if not entry.directory and not entry.name.startswith(keep):
+        generation = entry.name.removeprefix(keep).partition("-")[0]
+        kept = entry.name.startswith(keep) and not (generation.isdecimal() and int(generation) < before)
+        if not entry.directory and not kept:
             answer = yield Call(target, Request(Verb.UNLINK, f"{folder}/{entry.name}"))
             gone += answer.ok
     return gone

@@ -50,7 +50,12 @@ class Appender:
         return ask.length, b""
 
     def append(self, fd: int, ask: Ask) -> None:
-        self.place.write_durable(fd, self.extent(ask), ask.offset)
+        try:
+            self.place.write_durable(fd, self.extent(ask), ask.offset)
+        except OSError as error:
+            if error.errno == errno.ENOSPC and not self.place.shortage(fd, ask.length):
+                raise refuse(errno.EIO) from error  # a thin pool is full: a failed write like any other, and no work for retention
+            raise
         stamps = self.calls.stamps
         stamps[BYTES] += ask.length
         stamps[DURABLE] = ask.number

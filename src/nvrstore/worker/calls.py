@@ -26,6 +26,7 @@ DSYNC_FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", 
 RWF_DSYNC: int = getattr(os, "RWF_DSYNC", 0)  # not in every C library
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 NO_SUCH = frozenset({errno.ENOENT, errno.ENOTDIR})
+SPARE_BYTES = 1 << 20  # what a file system may need for its own when it says that so much more than the bytes of a write are free
 
 
 class Forsaken(BaseException):
@@ -125,6 +126,14 @@ class Place:
             raise refuse(errno.EIO)
         if not dsync:
             self.calls(os.fdatasync, fd)
+
+    def shortage(self, fd: int, length: int) -> bool:
+        """Whether the file system has no room for `length` bytes more: then deleting helps. If it has, what lies below it is full."""
+        try:
+            room = self.calls(os.fstatvfs, fd)
+        except OSError:
+            return True
+        return room.f_bavail * room.f_frsize < length + SPARE_BYTES
 
     def write_back(self, fd: int) -> None:
         """Have what was copied so far written while more of it comes, and leave the page cache: the sync at the end is short then."""

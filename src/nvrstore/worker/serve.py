@@ -98,6 +98,8 @@ def _answer(worker: Appender | Keeper, calls: Calls, ask: Ask) -> bytes:
             code, data = errno.EMSGSIZE, b""
     except OSError as error:
         code = error.errno or errno.EIO
+        if isinstance(error.__cause__, OSError):
+            value = error.__cause__.errno or 0  # what the system said, where the answer is another
     except (ValueError, KeyError, TypeError, OverflowError, MemoryError):
         code = errno.EINVAL  # a request that makes no sense: refused, and the next one is served
     stamps[DONE] += 1
