@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from tests.support.commands import nvrstore, refused
+from tests.support.volumes import Volume, header
 
 from nvrstore.bench.bottleneck import bottleneck_of
 from nvrstore.bench.model import Bottleneck, Step, Usage
 from nvrstore.bench.page import page
 from nvrstore.bench.search import PRECISION, next_streams
 from nvrstore.bench.sizing import size
+from nvrstore.bench.verify import verify_archive
+from nvrstore.replicate.floor import Floor
 
 IDLE = Usage(cores=4, machine=1.0, farm=0.2, farm_thread=0.2, recorder=0.7, recorder_process=0.5, thread=0.4, thread_name="nvrstore-hub")
 GOOD = Step(100, 10.0, IDLE, 200.0, 20.0, 50.0, 50, 1.0, 25_000, target_mb_s=50.0)
@@ -78,6 +81,20 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     refused("bench", "--targets", a, tmp_path / "none", status=2, sentence="no directory", hint="two directories")
     refused("bench", "--streams", "0", status=2, sentence="no number of streams", hint="auto")
     refused("bench", "--streams", "99999999", "--targets", a, tmp_path, status=2, sentence="are free", hint="free space")
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_run_whose_own_footage_had_to_make_room_does_not_count(tmp_path: Path, removed: bool) -> None:
+    """What is left would be whole: the ledger says that there was more."""
+    volume = Volume.begin(header(journal="main"))
+    volume.add((), [Floor({"t0008-9f2c41aa.l0": 3}).record(journal="main")] if removed else ())
+    for name in "ab":
+        file = tmp_path / name / "main/2026-11-23/07-45-10Z.t0008-9f2c41aa.l0.v000042.mp4"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(volume.data)
+    lost, frames, problem = verify_archive(tmp_path / "a", tmp_path / "b", {"streams": []})
+    assert (lost, frames) == (0, 0)
+    assert problem.startswith("the targets were too small") is removed
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nvrstore.drills.account import differences, take_account
+from nvrstore.replicate.floor import floors_of
 
 
 def sent_ranges(sent: Mapping[str, Any]) -> dict[str, list[list[int]]]:
@@ -18,6 +19,8 @@ def verify_archive(a: Path, b: Path, sent: Mapping[str, Any]) -> tuple[int, int,
     """Frames lost, frames sent, and what is wrong besides. What was sent before the first recorded frame was not asked for."""
     account = take_account(a, "main")
     problems = list(account.damage) + differences(a, b, "main")
+    if floors_of(account.records, "main"):
+        problems.insert(0, "the targets were too small: footage of this very run was removed to make room")
     lost = frames = 0
     for stream, ranges in sent_ranges(sent).items():
         report = account.reports.get(stream)
