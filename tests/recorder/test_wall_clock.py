@@ -43,8 +43,11 @@ def recorded_on(recording: InProcess, since_s: float, commits: int) -> bool:
     return SYSTEM_CLOCK.monotonic_s() - since_s > STRETCH_S and recording.core.status()["journals"][0]["commits"] > commits + 2
 
 
-def record_under(site: Site, moves: list[Callable[[int], float]]) -> tuple[list[tuple[int, int]], int]:
-    """Record, move the clock (its UTC in ns -> seconds to step by), record on: from when until when, and how much was pruned."""
+def record_under(site: Site, moves: list[Callable[[int], float]], *, alarmed: str = "") -> tuple[list[tuple[int, int]], int]:
+    """Record, move the clock (its UTC in ns -> seconds to step by), record on: from when until when, and how much was pruned.
+
+    `alarmed`: a word of the one alarm that is waited for; empty: there is none.
+    """
     recording = InProcess(site.config(), {})
     clock, stretches = recording.clock, []
     try:
@@ -57,12 +60,15 @@ def record_under(site: Site, moves: list[Callable[[int], float]]) -> tuple[list[
         threading.Event().wait(1.0)
         wait(lambda: {target["state"] for target in recording.core.status()["journals"][0]["targets"]} == {"synced"})
         status = recording.core.status()
+        if alarmed:
+            wait(lambda: any(heard.name == "Alarm" for heard in recording.events))
     finally:
         recording.stop()
     assert site.lost(sent) == {}
     assert site.account().damage == ()
     assert site.differences() == []
-    assert [heard.event for heard in recording.events if heard.name in ("TargetLost", "Alarm")] == []
+    assert [heard.event for heard in recording.events if heard.name == "TargetLost"] == []
+    assert [alarmed in str(heard.event) for heard in recording.events if heard.name == "Alarm"] == [True] * bool(alarmed)
     return stretches, status["upkeep"]["pruned"]
 
 
@@ -106,6 +112,15 @@ def test_a_clock_that_is_put_back_deletes_and_reorders_nothing(tmp_path: Path) -
     names = check_what_is_stored(site, stretches)
     assert [name.number for name in names] == list(range(len(names))), "their order is that of their numbers, whatever the clock said"
     assert len({name.day for name in names}) >= 2
+
+
+def test_a_clock_that_leaps_years_ahead_deletes_nothing_before_somebody_could_look(tmp_path: Path) -> None:
+    """By the new clock all that was recorded before is far too old."""
+    with small_farm(2) as farm:
+        site = Site(tmp_path, farm, journal={"volume_age_s": 1, "keep": {"days": 30}})
+        stretches, pruned = record_under(site, [lambda _: 3650 * 86_400.0], alarmed="keep.days")
+    assert pruned == 0
+    check_what_is_stored(site, stretches)
 
 
 def test_the_years_2038_and_2106_are_times_like_any_other(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_nothing_goes_while_the_policy_is_kept_and_there_is_room() -> None:
 
 def test_what_is_older_than_the_policy_goes_everywhere_and_stays_away() -> None:
     """Past its age, a volume goes on every target that answers, and the journal's floor rises above it."""
-    volumes = [volume(0, "abc", age_days=40), volume(1, "ab", age_days=30.5), volume(2, "ab", age_days=29.5), volume(3, "ab", age_days=0)]
+    volumes = [volume(0, "abc", age_days=30.9), volume(1, "ab", age_days=30.5), volume(2, "ab", age_days=29.5), volume(3, "ab", age_days=0)]
     plan = plan_retention(volumes, ROOMY, {"main": Keep(age_ns=30 * DAY_NS)}, now_ns=NOW_NS)
     assert gone(plan) == [(t, n, Reason.EXPIRED) for n in (0, 1) for t in "ab"]
     assert [r.last for r in plan.removals] == [False, False, False, True], "volume 0 lies on c too, which does not answer"
@@ -74,6 +74,29 @@ def test_a_clock_that_starts_in_a_wrong_year_deletes_nothing() -> None:
     volumes = [volume(i, "a", age_days=10 - i) for i in range(10)]
     plan = plan_retention(volumes, ROOMY, {"main": Keep(age_ns=20 * DAY_NS)}, now_ns=NOW_NS + 30_000 * DAY_NS)
     assert plan.removals == ()
+
+
+def test_what_is_overdue_by_more_than_a_day_waits_and_keeps_its_order() -> None:
+    """The clock leapt ahead by years, or the recorder was off for long: nobody can tell, so somebody has to look."""
+    volumes = [volume(0, "ab", age_days=40), volume(1, "ab", age_days=30.5), volume(2, "ab", age_days=0)]
+    keep = {"main": Keep(age_ns=30 * DAY_NS), "other": Keep(age_ns=DAY_NS)}
+    plan = plan_retention(volumes, ROOMY, keep, now_ns=NOW_NS)
+    assert plan.removals == (), "nothing newer goes in front of it either"
+    assert plan.floors == {}
+    assert plan.overdue == {"main": 10 * DAY_NS}
+    ripe = plan_retention(volumes, ROOMY, keep, now_ns=NOW_NS, ripe={"main"})
+    assert gone(ripe) == [(t, n, Reason.EXPIRED) for n in (0, 1) for t in "ab"]
+    full = plan_retention(volumes, {"a": Space(1000, 0), "b": Space(1000, 0)}, keep, now_ns=NOW_NS, room={"a": 1, "b": 1})
+    assert gone(full) == [(t, 0, Reason.OVERWRITTEN) for t in "ab"], "recording never waits"
+
+
+def test_what_had_expired_while_its_target_was_away_does_not_wait() -> None:
+    """It was decided when it was due: the floor says so."""
+    volumes = [volume(0, "a", age_days=40), volume(1, "ab", age_days=0)]
+    floors = {("main", JOURNAL): Floor().raised([name(0)])}
+    plan = plan_retention(volumes, ROOMY, {"main": Keep(age_ns=30 * DAY_NS)}, now_ns=NOW_NS, floors=floors)
+    assert gone(plan) == [("a", 0, Reason.EXPIRED)]
+    assert plan.overdue == {}
 
 
 def test_bytes_beyond_the_bound_go_oldest_first_on_each_target() -> None:

@@ -7,6 +7,8 @@
 1 always; 2 and 3 only while a target has less free space than wanted. Whole volumes only, oldest first in the order in
 which they were written: a wall clock that steps reorders nothing. Never the open volume, never one under a hold.
 
+Age waits for a day where more than a day's footage would go at once: a recorder was off for long, or a clock leapt ahead.
+
 A copy elsewhere counts only where there is room: between two full disks "the other one has it too" would be said by
 both in turn, until a mirror had become a stripe with one copy of everything.
 """
@@ -27,6 +29,8 @@ ROOM_SHARE: Final = 16
 RETENTION_GAP: Final = "retention-"  # of the ids of gaps that retention enters
 #: Age counts from the newest footage plus this at most: a clock that starts in a wrong year deletes nothing before it records.
 AHEAD_NS_MAX: Final = 86_400 * NS_PER_S
+#: What is older than its policy asks by more than this should have gone long ago, if the clock is right.
+OVERDUE_NS_MAX: Final = 86_400 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Plan:
     removals: tuple[Removal, ...]
     floors: Mapping[tuple[str, str], Floor]  # (journal, place): those that rise, with their new value
     short: Mapping[str, int]  # bytes that stay missing on a target: everything left is open or held
+    overdue: Mapping[str, int] = field(default_factory=dict)  # by how much (ns) the oldest volume is too old, by journal, if by far
 
 
 def plan_retention(
@@ -123,17 +128,19 @@ def plan_retention(
     unsynced: Collection[str] = (),
     room: Mapping[str, int] | None = None,
     floors: Mapping[tuple[str, str], Floor] | None = None,
+    ripe: Collection[str] = (),
 ) -> Plan:
     """Plan for all journals at once, since they share targets.
 
     `spaces`: the targets that answer now; copies elsewhere are known but not touched. `keep`: by journal. `keep_at`: by
     (journal, target), a narrower window for a standby; it applies only to what is kept in full elsewhere. `unsynced`:
     ids of volumes that a wanted member still lacks. `room`: bytes about to be needed, beyond what the policy leaves free.
+    `ripe`: journals in which age has waited long enough for what is overdue.
     """
     work = _Work(list(volumes), spaces, keep, keep_at or {}, holds, frozenset(unsynced), room or {}, floors or {})
-    work.expire(now_ns)
+    work.expire(now_ns, ripe)
     short = {target: missing for target in sorted(spaces) if (missing := work.make_room(target)) > 0}
-    return Plan(tuple(work.removals), work.raised, short)
+    return Plan(tuple(work.removals), work.raised, short, work.overdue)
 
 
 def ledger_entries(removals: Iterable[Removal], known: Mapping[str, Gap] | None = None) -> list[Gap]:
@@ -183,6 +190,7 @@ class _Work:
         }
         self.removals: list[Removal] = []
         self.raised: dict[tuple[str, str], Floor] = {}
+        self.overdue: dict[str, int] = {}
         held_streams = {hold.stream for hold in holds}
         self.fixed = {
             volume.volume_id
@@ -208,15 +216,17 @@ class _Work:
 
     # --- past the policy
 
-    def expire(self, now_ns: int) -> None:
+    def expire(self, now_ns: int, ripe: Collection[str]) -> None:
         newest_ns: dict[str, int] = {}
         for volume in self.volumes:
             newest_ns[volume.name.journal] = max(volume.end_ns, newest_ns.get(volume.name.journal, 0))
+        now_here_ns = {journal: min(now_ns, newest + AHEAD_NS_MAX) for journal, newest in newest_ns.items()}
+        limits = {j: now_here_ns[j] - age_ns for j in newest_ns if (age_ns := self.keep.get(j, Keep()).age_ns) is not None}
+        self.overdue = self._overdue(limits)
+        waiting = self.overdue.keys() - set(ripe)
         for volume in self.volumes:
             journal = volume.name.journal
-            now_here_ns = min(now_ns, newest_ns[journal] + AHEAD_NS_MAX)
-            age_ns = self.keep.get(journal, Keep()).age_ns
-            everywhere = age_ns is not None and volume.end_ns < now_here_ns - age_ns
+            everywhere = volume.end_ns < limits.get(journal, 0) and (journal not in waiting or self.has_expired(volume))
             for target in sorted(self.left[volume.volume_id]):
                 if target not in self.spaces or volume.volume_id in self.fixed:
                     continue
@@ -226,13 +236,28 @@ class _Work:
                 elif (
                     window is not None
                     and window.age_ns is not None
-                    and volume.end_ns < now_here_ns - window.age_ns
+                    and volume.end_ns < now_here_ns[journal] - window.age_ns
                     and self.is_kept_in_full(volume, target)
                 ):
                     self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, target)
         for journal in sorted(newest_ns):
             for target in sorted(self.spaces):
                 self._expire_bytes(journal, target)
+
+    def has_expired(self, volume: StoredVolume) -> bool:
+        """Whether an earlier plan said so already: a target had been away."""
+        return self.floors.get((volume.name.journal, JOURNAL), Floor()).covers(volume.name)
+
+    def _overdue(self, limits: Mapping[str, int]) -> dict[str, int]:
+        """By how much the oldest volume is too old, by journal, where it should have gone more than a day ago."""
+        overdue: dict[str, int] = {}
+        for volume in self.volumes:
+            journal = volume.name.journal
+            late_ns = limits.get(journal, 0) - volume.end_ns
+            removable = volume.volume_id not in self.fixed and any(target in self.spaces for target in self.left[volume.volume_id])
+            if late_ns > OVERDUE_NS_MAX and removable and not self.has_expired(volume):
+                overdue[journal] = max(late_ns, overdue.get(journal, 0))
+        return overdue
 
     def _expire_bytes(self, journal: str, target: str) -> None:
         bytes_max = self.policy(journal, target).bytes_max
