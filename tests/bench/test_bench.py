@@ -10,10 +10,11 @@ from tests.support.commands import nvrstore, refused
 from tests.support.volumes import Volume, header
 
 from nvrstore.bench.bottleneck import bottleneck_of
-from nvrstore.bench.model import Bottleneck, Step, Usage
+from nvrstore.bench.model import TOO_SMALL, Bottleneck, Step, Usage
 from nvrstore.bench.page import page
 from nvrstore.bench.search import PRECISION, next_streams
 from nvrstore.bench.sizing import size
+from nvrstore.bench.step import Plan
 from nvrstore.bench.verify import verify_archive
 from nvrstore.replicate.floor import Floor
 
@@ -56,6 +57,7 @@ def test_the_search_stops_at_the_most_that_was_asked_for(most: int) -> None:
         (replace(GOOD, commit_ms_p99=500.0), Bottleneck.DISK),
         (replace(GOOD, targets_lost=("a",)), Bottleneck.DISK),
         (replace(GOOD, frames_dropped=1), Bottleneck.NETWORK),
+        (replace(GOOD, problem=TOO_SMALL), Bottleneck.DISK),
         (LOST, Bottleneck.UNKNOWN),
     ],
 )
@@ -94,7 +96,15 @@ def test_a_run_whose_own_footage_had_to_make_room_does_not_count(tmp_path: Path,
         file.write_bytes(volume.data)
     lost, frames, problem = verify_archive(tmp_path / "a", tmp_path / "b", {"streams": []})
     assert (lost, frames) == (0, 0)
-    assert problem.startswith("the targets were too small") is removed
+    assert problem.startswith(TOO_SMALL) is removed
+
+
+def test_a_step_needs_room_for_its_footage_and_what_is_prepared_beside_it(tmp_path: Path) -> None:
+    """512 cameras of 4 Mbit/s are two lanes: a quarter of a gigabyte a second, and three volumes of ten seconds for each lane."""
+    plan = Plan((tmp_path, tmp_path), "4M", 4_000_000, 30.0, "auto", 2)
+    assert plan.volume_bytes(512) == 1_280_000_000
+    assert plan.volume_bytes(1) == 64 << 20, "the least"
+    assert plan.room_bytes(512) == 1.25 * (256e6 * (30 + 4 + 15 + 5) + 3 * 2 * 1.28e9)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from nvrstore.bench.model import COMMIT_P99_MS_MAX, Bottleneck, Step
+from nvrstore.bench.model import COMMIT_P99_MS_MAX, TOO_SMALL, Bottleneck, Step
 
 FULL: Final = 0.90  # of a core: a thread that waits for its turn a tenth of the time is full
 OTHERS_MIN: Final = 0.1  # cores of other programs that are worth a word
@@ -26,6 +26,8 @@ def bottleneck_of(step: Step) -> tuple[Bottleneck, str]:
     """The bottleneck and its sentence."""
     if step.passed:
         return Bottleneck.NONE, "no step failed: this machine records more than was asked for"
+    if step.problem.startswith(TOO_SMALL):
+        return Bottleneck.DISK, TOO_SMALL
     usage = step.usage
     if usage is None:
         return Bottleneck.UNKNOWN, "the step ended before anything was measured"

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 COMMIT_P99_MS_MAX: Final = 500.0  # from the hand-over of a batch until it is durable on all members
+TOO_SMALL: Final = "the targets were too small: footage of this very run was removed to make room"
 LATE_MS_MAX: Final = 1000.0  # cameras that send later than this are no cameras any more: the step says nothing of the recorder
 
 

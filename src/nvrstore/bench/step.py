@@ -22,12 +22,17 @@ from nvrstore.bench.program import Cameras, Interrupted, Program
 from nvrstore.bench.verify import verify_archive
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import NvrstoreError
+from nvrstore.limits import LANE_TRACKS_MAX, MIB
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.identity import init_target
 from nvrstore.targets.steps import run_steps
+from nvrstore.upkeep.room import RESERVE_S
 
 SETTLE_S: Final = 4.0  # what connecting costs is another question
 CONNECT_S_MAX: Final = 60.0
+VOLUME_S: Final = 10.0  # several volumes are cut while a step is measured; those of a minute would want disks four times as large
+VOLUME_BYTES_MIN: Final = 64 * MIB
+MARGIN: Final = 1.25  # bitrates are averages
 POLL_S: Final = 0.2
 INIT_S: Final = 20.0
 PREFIX: Final = "nvrstore-bench-"
@@ -39,9 +44,23 @@ class Plan:
 
     targets: tuple[Path, Path]
     bitrate: str
+    rate_bps: int  # the same
     seconds: float
     engine: str
     cores: int
+
+    def volume_bytes(self, streams: int) -> int:
+        """Of a volume, for so many cameras."""
+        return max(VOLUME_BYTES_MIN, round(self.rate_bps / 8 * streams / _lanes(streams) * VOLUME_S))
+
+    def room_bytes(self, streams: int) -> float:
+        """What a step needs on each target: footage; per lane the open volume, the next one, and one kept free; a reserve."""
+        seconds = self.seconds + SETTLE_S + CONNECT_S_MAX / 4 + RESERVE_S
+        return MARGIN * (self.rate_bps / 8 * streams * seconds + 3 * _lanes(streams) * self.volume_bytes(streams))
+
+
+def _lanes(streams: int) -> int:
+    return -(-streams // LANE_TRACKS_MAX)
 
 
 @contextmanager
@@ -57,14 +76,14 @@ def folders(targets: Sequence[Path]) -> Iterator[tuple[Path, Path, Path]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def configuration(state: Path, a: Path, b: Path, urls: Sequence[str], engine: str) -> dict[str, Any]:
-    """The recorder's, with every default on."""
+def configuration(state: Path, a: Path, b: Path, urls: Sequence[str], plan: Plan) -> dict[str, Any]:
+    """The recorder's, with every default on but the size of volumes."""
     return {
         "format": 1,
         "recorder": {"name": "bench", "state": str(state / "state")},
         "target": [{"name": "a", "path": str(a)}, {"name": "b", "path": str(b)}],
-        "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2}],
-        "stream_defaults": {"journal": "main", "engine": engine},
+        "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2, "volume_bytes": plan.volume_bytes(len(urls))}],
+        "stream_defaults": {"journal": "main", "engine": plan.engine},
         "stream": [{"id": f"cam{i}", "url": url} for i, url in enumerate(urls)],
     }
 
@@ -83,7 +102,7 @@ def _recorded(plan: Plan, streams: int, state: Path, a: Path, b: Path, end: thre
         init(name, path)
     with Cameras(streams, plan.bitrate, end) as farm:
         file = state / "config.json"
-        file.write_text(json.dumps(configuration(state, a, b, [farm.url(i) for i in range(streams)], plan.engine)))
+        file.write_text(json.dumps(configuration(state, a, b, [farm.url(i) for i in range(streams)], plan)))
         with Program("the recorder", ["nvrstore.bench.child", str(file)], end) as recorder:
             connected_s = _connected(recorder, streams, end)
             _pause(SETTLE_S, end)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nvrstore.bench.model import TOO_SMALL
 from nvrstore.drills.account import differences, take_account
 from nvrstore.replicate.floor import floors_of
 
@@ -20,7 +21,7 @@ def verify_archive(a: Path, b: Path, sent: Mapping[str, Any]) -> tuple[int, int,
     account = take_account(a, "main")
     problems = list(account.damage) + differences(a, b, "main")
     if floors_of(account.records, "main"):
-        problems.insert(0, "the targets were too small: footage of this very run was removed to make room")
+        problems.insert(0, TOO_SMALL)
     lost = frames = 0
     for stream, ranges in sent_ranges(sent).items():
         report = account.reports.get(stream)

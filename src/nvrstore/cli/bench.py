@@ -25,13 +25,12 @@ from nvrstore.bench.page import page
 from nvrstore.bench.program import Interrupted
 from nvrstore.bench.search import bounds, next_streams
 from nvrstore.bench.sizing import size
-from nvrstore.bench.step import CONNECT_S_MAX, SETTLE_S, Plan, run_step
+from nvrstore.bench.step import Plan, run_step
 from nvrstore.cli.common import STATUS_INTERRUPTED, JsonFlag, human_bytes, print_json, say, show_table
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.errors import UsageError
 
 _BITRATE: Final = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
-MARGIN: Final = 1.5  # volumes are prepared ahead, and bitrates are averages
 
 
 def command(
@@ -59,18 +58,18 @@ def command(
     own = Path(tempfile.mkdtemp(prefix="nvrstore-bench-")) if places is None else None
     try:
         where = places or _both(own)
-        _check_room(where, rate_bps, alone or 1, seconds)
         facts = _facts(where)
-        plan = Plan(where, bitrate, seconds, engine, os.cpu_count() or 1)
+        plan = Plan(where, bitrate, rate_bps, seconds, engine, os.cpu_count() or 1)
+        _check_room(plan, alone or 1)
         if own is not None and not as_json:
             say("No --targets were given: both copies lie in one temporary directory, on one disk.")
-        steps, stopped = _search(plan, rate_bps, alone, most, limit, end, as_json=as_json)
+        steps, stopped = _search(plan, alone, most, limit, end, as_json=as_json)
     finally:
         if own is not None:
             shutil.rmtree(own, ignore_errors=True)
         for number, handler in before.items():
             signal.signal(number, handler)
-    _report(plan, rate_bps, steps, stopped, targets=facts, html=html, as_json=as_json)
+    _report(plan, steps, stopped, targets=facts, html=html, as_json=as_json)
     if not bounds([(step.streams, step.passed) for step in steps])[0]:
         raise typer.Exit(STATUS_INTERRUPTED if end.is_set() and not steps else 1)
 
@@ -126,25 +125,22 @@ def _facts(where: tuple[Path, Path]) -> list[dict[str, Any]]:
     return [{"path": str(place), "free_bytes": shutil.disk_usage(place).free, "one_file_system": one} for place in where]
 
 
-def _room(where: tuple[Path, Path], rate_bps: int, streams: int, seconds: float) -> tuple[float, float]:
+def _room(plan: Plan, streams: int) -> tuple[float, float]:
     """(bytes that a step needs on the fuller file system, bytes that are free there)."""
-    need = rate_bps / 8 * streams * (seconds + SETTLE_S + CONNECT_S_MAX / 4) * MARGIN
-    if where[0].stat().st_dev == where[1].stat().st_dev:
-        need *= 2
-    return need, min(shutil.disk_usage(place).free for place in where)
+    a, b = plan.targets
+    together = a.stat().st_dev == b.stat().st_dev
+    return plan.room_bytes(streams) * (2 if together else 1), min(shutil.disk_usage(place).free for place in (a, b))
 
 
-def _check_room(where: tuple[Path, Path], rate_bps: int, streams: int, seconds: float) -> None:
-    need, free = _room(where, rate_bps, streams, seconds)
+def _check_room(plan: Plan, streams: int) -> None:
+    need, free = _room(plan, streams)
     if need > free:
         raise UsageError(
             f"a step needs {human_bytes(need)}, {human_bytes(free)} are free", hint="free space, or lower --seconds or --bitrate"
         )
 
 
-def _search(
-    plan: Plan, rate_bps: int, alone: int | None, most: int, limit_s: float, end: threading.Event, *, as_json: bool
-) -> tuple[list[Step], str]:
+def _search(plan: Plan, alone: int | None, most: int, limit_s: float, end: threading.Event, *, as_json: bool) -> tuple[list[Step], str]:
     """Steps in the order in which they ran, and why no more did."""
     begin_s = SYSTEM_CLOCK.monotonic_s()
     steps: list[Step] = []
@@ -156,7 +152,7 @@ def _search(
             return steps, "done"
         if SYSTEM_CLOCK.monotonic_s() - begin_s > limit_s:
             return steps, "time limit"
-        need, free = _room(plan.targets, rate_bps, wanted, plan.seconds)
+        need, free = _room(plan, wanted)
         if need > free:
             return steps, f"no room for {wanted} streams: {human_bytes(need)} needed, {human_bytes(free)} free"
         if not as_json:
@@ -170,17 +166,17 @@ def _search(
             say(f"   {'passed' if step.passed else 'FAILED: ' + step.reason}")
 
 
-def _report(
-    plan: Plan, rate_bps: int, steps: list[Step], stopped: str, *, targets: list[dict[str, Any]], html: Path | None, as_json: bool
-) -> None:
+def _report(plan: Plan, steps: list[Step], stopped: str, *, targets: list[dict[str, Any]], html: Path | None, as_json: bool) -> None:
     best, worst = bounds([(step.streams, step.passed) for step in steps])
     failing = next((step for step in steps if step.streams == worst and not step.passed), None)
     kind, why = bottleneck_of(failing) if failing else ("none", "no step failed")
     top = next((step for step in reversed(steps) if step.passed and step.streams == best), None)
-    sizing = size(top, rate_bps) if top else None
+    sizing = size(top, plan.rate_bps) if top else None
     if html is not None:
         machine = f"{plan.cores} cores, {platform.machine()}, Linux {platform.release()}"
-        about = f"{machine} · cameras of {rate_bps / 1e6:g} Mbit/s on it too · engine {plan.engine} · {plan.seconds:g} s measured a step"
+        about = (
+            f"{machine} · cameras of {plan.rate_bps / 1e6:g} Mbit/s on it too · engine {plan.engine} · {plan.seconds:g} s measured a step"
+        )
         about += " · both targets on one file system" if targets[0]["one_file_system"] else ""
         about += f" · {busy}" if (busy := disturbed(steps)) else ""
         html.write_text(
@@ -198,7 +194,7 @@ def _report(
         document: dict[str, Any] = {
             "host": host,
             "targets": targets,
-            "bitrate_bps": rate_bps,
+            "bitrate_bps": plan.rate_bps,
             "seconds": plan.seconds,
             "engine": plan.engine,
             "steps": [{**_fields(step), "passed": step.passed, "reason": step.reason} for step in steps],
