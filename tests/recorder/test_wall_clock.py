@@ -52,8 +52,10 @@ def record_under(site: Site, moves: list[Callable[[int], float]], *, alarmed: st
     clock, stretches = recording.clock, []
     try:
         for move in [lambda _: 0.0, *moves]:
-            clock.step(move(clock.utc_ns()))
-            began_ns, began_s = clock.utc_ns(), SYSTEM_CLOCK.monotonic_s()
+            before_ns = clock.utc_ns()
+            by_s = move(before_ns)
+            clock.step(by_s)
+            began_ns, began_s = before_ns + round(by_s * NS_PER_S), SYSTEM_CLOCK.monotonic_s()
             wait(partial(recorded_on, recording, began_s, recording.core.status()["journals"][0]["commits"]))
             stretches.append((began_ns, clock.utc_ns()))
         sent = site.farm.stop_sending()

@@ -8,6 +8,7 @@ with MemoryLimit(64 * MIB) as limit:        raises NoLimitError where memory cgr
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -39,6 +40,7 @@ class MemoryLimit:
             try:
                 group.mkdir()
                 (group / file).write_text(str(self._limit_bytes))
+                _no_swap(group, self._limit_bytes)
             except OSError:
                 if group.is_dir():
                     group.rmdir()
@@ -48,7 +50,10 @@ class MemoryLimit:
         raise NoLimitError("no memory cgroup can be made here")
 
     def __exit__(self, *_: object) -> None:
-        """After its processes have ended."""
+        """What is still in it is killed."""
+        for pid in self._taken:
+            if self._group is not None and str(pid) in (self._group / "cgroup.procs").read_text().split():
+                os.kill(pid, signal.SIGKILL)
         deadline_s, pause = SYSTEM_CLOCK.monotonic_s() + GO_S, threading.Event()
         while self._group is not None:
             try:
@@ -79,6 +84,13 @@ class MemoryLimit:
                 glutton.kill()
         for pid in self._taken:
             assert not _runs(pid), "the kernel has killed it"
+
+
+def _no_swap(group: Path, limit_bytes: int) -> None:
+    """Or the glutton would fill the machine's swap first."""
+    for name, value in (("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", limit_bytes)):
+        if (group / name).exists():
+            (group / name).write_text(str(value))
 
 
 def _runs(pid: int) -> bool:

@@ -370,6 +370,8 @@ class Node:
     def needs_space(self, journal: str, target: str) -> None:
         self.spaces.add(target)
 
+    def workers_started(self, journal: str, target: str) -> None: ...
+
     def claim_wanted(self, journal: str, target: str) -> None:
         self._wishes.setdefault(("claim", target), self._bring(target))
 

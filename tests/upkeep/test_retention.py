@@ -88,6 +88,17 @@ def test_what_is_overdue_by_more_than_a_day_waits_and_keeps_its_order() -> None:
     assert gone(ripe) == [(t, n, Reason.EXPIRED) for n in (0, 1) for t in "ab"]
     full = plan_retention(volumes, {"a": Space(1000, 0), "b": Space(1000, 0)}, keep, now_ns=NOW_NS, room={"a": 1, "b": 1})
     assert gone(full) == [(t, 0, Reason.OVERWRITTEN) for t in "ab"], "recording never waits"
+    assert {r.cause for r in full.removals} == {Cause.STORAGE}, "its age is in doubt; that the disk was full is not"
+
+
+def test_the_window_of_a_standby_waits_too() -> None:
+    """Or a clock that leapt ahead would leave one copy of the history."""
+    volumes = [volume(0, "ab", age_days=20), volume(1, "ab", age_days=0)]
+    keep, window = {"main": Keep(age_ns=3650 * DAY_NS)}, {("main", "b"): Keep(age_ns=7 * DAY_NS)}
+    plan = plan_retention(volumes, ROOMY, keep, now_ns=NOW_NS, keep_at=window)
+    assert (plan.removals, plan.overdue) == ((), {"main": 13 * DAY_NS})
+    ripe = plan_retention(volumes, ROOMY, keep, now_ns=NOW_NS, keep_at=window, ripe={"main"})
+    assert gone(ripe) == [("b", 0, Reason.EXPIRED)]
 
 
 def test_what_had_expired_while_its_target_was_away_does_not_wait() -> None:

@@ -187,3 +187,23 @@ def test_the_medium_is_found_out_by_the_worker(target: DirectoryTarget) -> None:
     assert target.storage["fstype"]
     assert target.medium == medium_of(target.storage)
     assert run(target, identify("t")).format == 1
+
+
+@pytest.mark.parametrize(("offset", "code"), [(BLOCK_BYTES, errno.EIO), (MIB, errno.ENOSPC)])
+def test_no_space_for_what_was_preallocated_comes_from_below_and_beyond_it_from_the_file_system(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch, offset: int, code: int
+) -> None:
+    """There is plenty of free space in both cases: retention may just have made it, or it counts for somebody else's quota."""
+    assert ask(in_thread, Verb.PREPARE, "j/.next/p", length=MIB).ok
+    appender = in_thread.start_appender(pool)
+    open_volume(appender, pool)
+    assert answers(appender, 1)[0].ok
+
+    def no_space(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwritev", no_space)
+    append(appender, block(pool, b"x"), offset=offset)
+    (answer,) = answers(appender, 1)
+    assert answer.errno == code
+    assert appender.close(PATIENCE_S)

@@ -67,13 +67,14 @@ def test_a_worker_for_which_no_descriptor_is_left_is_not_half_started(
         pool.close()
 
 
-def test_a_worker_without_a_pidfd_is_accounted_for_by_its_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last descriptor went into its channel: it works all the same, and is waited for when it ends."""
+@pytest.mark.parametrize("call", ["pidfd_open", "dup"])
+def test_a_worker_without_a_pidfd_is_accounted_for_by_its_pid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The last descriptor went into its channel, or there is none when it is to end: it works all the same, and is waited for."""
 
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(os, "pidfd_open", none_left)
+    monkeypatch.setattr(os, call, none_left)
     pool = Pool(MIB)
     target = DirectoryTarget("t", tmp_path)
     try:

@@ -352,6 +352,12 @@ class RecorderCore:
     def saved_term(self, journal: str) -> int:
         return self.state.term(journal)
 
+    def saved_waits(self) -> Mapping[str, float]:
+        return self.state.waits()
+
+    def save_waits(self, waited: Mapping[str, float]) -> bool:
+        return self.state.save_waits(waited)
+
     def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
         """Enter records into the ledgers of journals; whether all became durable in time."""
         durable = [self.durability.wait_record(record) for _, record in records]

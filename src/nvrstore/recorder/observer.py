@@ -33,6 +33,8 @@ class Wishes(Protocol):
 
     def resync(self, journal: str, target: str) -> None: ...
 
+    def leftovers(self, journal: str, target: str) -> None: ...
+
     def space(self, journal: str, target: str) -> None: ...
 
     def recover(self, journal: str) -> None: ...
@@ -127,6 +129,9 @@ class RecorderObserver:
 
     def resync_wanted(self, journal: str, target: str) -> None:
         self._wishes.resync(journal, target)
+
+    def workers_started(self, journal: str, target: str) -> None:
+        self._wishes.leftovers(journal, target)
 
     def claim_wanted(self, journal: str, target: str) -> None:
         self._wishes.claim(journal, target)

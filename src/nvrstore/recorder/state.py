@@ -5,6 +5,7 @@
     terms/<journal>   the highest term that it claimed
     targets.json      name -> uuid, as last seen: which disk belongs where
     journals.json     name -> uuid
+    waits.json        name -> seconds that retention has waited with what is overdue
     locks/<target>    flock, inherited by the target's workers: a stuck worker of a dead recorder still holds it
     catalog.sqlite  control.sock  refuge/
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,13 @@ class StateDirectory:
 
     def save_term(self, journal: str, term: int) -> bool:
         return self._save(f"terms/{journal}", {"term": term})
+
+    def waits(self) -> dict[str, float]:
+        """Seconds that retention has waited with what is overdue, by journal."""
+        return {name: float(waited_s) for name, waited_s in self._load("waits.json").items() if isinstance(waited_s, int | float)}
+
+    def save_waits(self, waited: Mapping[str, float]) -> bool:
+        return self._save("waits.json", dict(waited))
 
     def learn_target(self, name: str, target_id: str) -> None:
         """Remember which uuid the target of that name has."""

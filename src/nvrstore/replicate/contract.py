@@ -66,6 +66,9 @@ class Observer(Protocol):
 
     def needs_space(self, journal: str, target: str) -> None: ...
 
+    def workers_started(self, journal: str, target: str) -> None:
+        """What was prepared there in an earlier generation is nobody's any more."""
+
     def claim_wanted(self, journal: str, target: str) -> None:
         """A target answers again: bring the claim there, then call `JournalEngine.claimed`."""
 

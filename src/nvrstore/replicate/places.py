@@ -146,6 +146,7 @@ class Watch:
             case Effect.START_WORKERS:
                 if port.start():
                     place.generation = port.generation
+                    self._host.observer.workers_started(self._host.spec.name, name)
                 else:
                     self.happen(name, Event.LOST, port.reason)
             case Effect.ABANDON_WORKERS | Effect.CLOSE_WORKERS:

@@ -159,8 +159,8 @@ class Port:
         `code`: the error number that a call came back with; 0 where none did.
         """
         if self.appender is None:
-            if self.reason == NOT_STARTED:
-                self.reason = reason  # it was away already when the recorder started: this is why
+            if self.generation == 0:
+                self.reason = reason  # it has been away since the recorder started: this is why, as of now
             return
         now_s = self._clock.monotonic_s()
         log.warning("target.lost", target=self.name, reason=reason)

@@ -105,8 +105,8 @@ class FaultyAppender:
         for answer in answers:
             item = waiting.get(answer.number)
             if item is not None:
-                code = errno.EIO if item.short and answer.ok else answer.errno
-                item.answer = Answer(item.number, code, answer.value, answer.data)
+                cut = item.short and answer.ok
+                item.answer = Answer(item.number, errno.EIO if cut else answer.errno, 0 if cut else answer.value, answer.data)
 
     def _held(self, item: _Item) -> bool:
         if item.withheld is not None and not item.withheld.active:

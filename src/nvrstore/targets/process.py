@@ -106,6 +106,14 @@ def _pidfd(pid: int) -> int:
         return -1  # no descriptor left; it was started, and has to be accounted for all the same
 
 
+def _another(fd: int) -> int:
+    """A duplicate; -1 where there is nothing to duplicate, or no descriptor is left."""
+    try:
+        return os.dup(fd) if fd >= 0 else -1
+    except OSError:
+        return -1
+
+
 class ProcessWorker:
     """A worker in a child process."""
 
@@ -154,7 +162,7 @@ class ProcessWorker:
         with self._lock:
             if self._reaped():
                 return True
-            ended = os.dup(self._pidfd) if self._pidfd >= 0 else -1  # ours alone: nobody closes it while we wait
+            ended = _another(self._pidfd)  # ours alone: nobody closes it while we wait
         poll = select.poll()
         if ended >= 0:
             poll.register(ended, select.POLLIN)

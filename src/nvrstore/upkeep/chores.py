@@ -88,8 +88,10 @@ class Chores:
         self._wish(("space", target), self._make_room)
 
     def resync(self, journal: str, target: str) -> None:
-        self._wish(("leftovers", journal, target), lambda: self._clear_own(journal, target))
         self._long_bell.set()
+
+    def leftovers(self, journal: str, target: str) -> None:
+        self._wish(("leftovers", journal, target), lambda: self._clear_own(journal, target))
 
     def recover(self, journal: str) -> None:
         self._long_bell.set()

@@ -57,6 +57,11 @@ class UpkeepHost(Protocol):
 
     def saved_term(self, journal: str) -> int: ...
 
+    def saved_waits(self) -> Mapping[str, float]:
+        """What `save_waits` was given last, by this recorder or an earlier one."""
+
+    def save_waits(self, waited: Mapping[str, float]) -> bool: ...
+
     def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
         """Enter records into the ledgers of journals; whether all became durable in time."""
 

@@ -41,12 +41,12 @@ from nvrstore.upkeep.retention import (
     plan_retention,
 )
 from nvrstore.upkeep.room import FULL_S_MIN, Room, room_for, too_small
+from nvrstore.upkeep.waits import WAIT_S, Waits
 
 log = get_logger("upkeep.pruning")
 
 DURABLE_S = 1.5  # the ledger entries of a plan become durable within this, or the plan is made again
 PLAN_SHARE = 20.0  # planning without need takes at most this part of the time: a large archive has many volumes
-OVERDUE_S = 86_400.0  # age waits so long where more than a day's footage would go at once: a person can look at the clock meanwhile
 _HELD = frozenset({CopyState.LIVE, CopyState.COMPLETE, CopyState.PARTIAL, CopyState.DAMAGED})
 
 
@@ -71,7 +71,7 @@ class Pruning:
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
         self._small: set[str] = set()  # targets about which somebody was told
-        self._overdue_since_s: dict[str, float] = {}  # journals in which age waits
+        self._waits = Waits(host.saved_waits(), host.save_waits)
 
     def learn(self, journal: str, records: Iterable[Record]) -> None:
         """What earlier sessions wrote down: floors, and how far retention's own gaps reach."""
@@ -93,6 +93,7 @@ class Pruning:
     def room(self) -> dict[str, Room]:
         """What is to be kept ready on every member. Read without waiting for the engines: its parts may be a moment apart."""
         rooms: dict[str, Room] = {}
+        arriving: dict[str, tuple[float, int]] = {}  # bytes a second of all journals, and the target's size
         for engine in self._host.engines.values():
             lanes = list(engine.lanes)
             rates = [lane.rate.bps for lane in lanes]
@@ -102,9 +103,11 @@ class Pruning:
                 if look is not None:
                     one = room_for(lanes=len(lanes), volume_bytes=size, bytes_per_s=sum(rates), total_bytes=look.total_bytes)
                     rooms[target] = rooms.get(target, Room()) + one
-                    if target not in self._small and too_small(bytes_per_s=sum(rates), total_bytes=look.total_bytes):
-                        self._small.add(target)
-                        self._tell_small(target, look.total_bytes / sum(rates))
+                    arriving[target] = arriving.get(target, (0.0, 0))[0] + sum(rates), look.total_bytes
+        for target, (bytes_per_s, total_bytes) in arriving.items():
+            if target not in self._small and too_small(bytes_per_s=bytes_per_s, total_bytes=total_bytes):
+                self._small.add(target)
+                self._tell_small(target, total_bytes / bytes_per_s)
         return rooms
 
     def _tell_small(self, target: str, full_s: float) -> None:
@@ -140,26 +143,21 @@ class Pruning:
         plan = self._plan(spaces, {target: wanted.high_bytes for target, wanted in room.items()})
         now_s = host.clock.monotonic_s()
         self._plan_next_s = now_s + PLAN_SHARE * (now_s - started_s)
-        self._tell_overdue(plan.overdue, now_s)
+        self._tell_overdue(plan.overdue, spaces, now_s)
         self.short = plan.short
         full = [target for target, space in spaces.items() if target in room and space.free_bytes < room[target].volumes_bytes]
         return self._carry_out(plan, full) if plan.removals else 0
 
-    def _tell_overdue(self, overdue: Mapping[str, int], now_s: float) -> None:
-        self._overdue_since_s = {journal: since_s for journal, since_s in self._overdue_since_s.items() if journal in overdue}
-        for journal, late_ns in overdue.items():
-            if journal not in self._overdue_since_s:
-                self._overdue_since_s[journal] = now_s
-                days = late_ns / NS_PER_S / 86_400
-                sentence = (
-                    f"journal {journal!r} holds footage that its `keep.days` would have removed {days:.1f} days ago: it goes in "
-                    f"{OVERDUE_S / 3600:.0f} hours; if the clock of this machine is wrong, correct it before that"
-                )
-                log.warning("retention.overdue", journal=journal, days=round(days, 1))
-                self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="retention", sentence=sentence))
-
-    def _ripe(self, now_s: float) -> set[str]:
-        return {journal for journal, since_s in self._overdue_since_s.items() if now_s - since_s >= OVERDUE_S}
+    def _tell_overdue(self, overdue: Mapping[str, int], spaces: Collection[str], now_s: float) -> None:
+        sure = [name for name, engine in self._host.engines.items() if set(engine.spec.targets) <= set(spaces)]
+        for journal in self._waits.look(overdue, sure, now_s):
+            days = overdue[journal] / NS_PER_S / 86_400
+            sentence = (
+                f"journal {journal!r} holds footage that should have gone for its age {days:.1f} days ago: it goes after "
+                f"{WAIT_S / 3600:.0f} hours of recording; if the clock of this machine is wrong, correct it before that"
+            )
+            log.warning("retention.overdue", journal=journal, days=round(days, 1))
+            self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="retention", sentence=sentence))
 
     def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
         host = self._host
@@ -176,7 +174,7 @@ class Pruning:
                 unsynced=self._unsynced(volumes),
                 room=room,
                 floors=self._floors,
-                ripe=self._ripe(host.clock.monotonic_s()),
+                ripe=self._waits.ripe(),
             )
             return replace(plan, removals=self._with_spans(reader, plan.removals))
 

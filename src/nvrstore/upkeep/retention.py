@@ -191,6 +191,7 @@ class _Work:
         self.removals: list[Removal] = []
         self.raised: dict[tuple[str, str], Floor] = {}
         self.overdue: dict[str, int] = {}
+        self.now_ns: dict[str, int] = {}
         held_streams = {hold.stream for hold in holds}
         self.fixed = {
             volume.volume_id
@@ -220,44 +221,39 @@ class _Work:
         newest_ns: dict[str, int] = {}
         for volume in self.volumes:
             newest_ns[volume.name.journal] = max(volume.end_ns, newest_ns.get(volume.name.journal, 0))
-        now_here_ns = {journal: min(now_ns, newest + AHEAD_NS_MAX) for journal, newest in newest_ns.items()}
-        limits = {j: now_here_ns[j] - age_ns for j in newest_ns if (age_ns := self.keep.get(j, Keep()).age_ns) is not None}
-        self.overdue = self._overdue(limits)
+        self.now_ns = {journal: min(now_ns, newest + AHEAD_NS_MAX) for journal, newest in newest_ns.items()}
+        for volume, target in self._reachable():
+            place, late_ns = self._past_age(volume, target)
+            if late_ns > OVERDUE_NS_MAX and not self._was_due(volume, place):
+                self.overdue[volume.name.journal] = max(late_ns, self.overdue.get(volume.name.journal, 0))
         waiting = self.overdue.keys() - set(ripe)
-        for volume in self.volumes:
-            journal = volume.name.journal
-            everywhere = volume.end_ns < limits.get(journal, 0) and (journal not in waiting or self.has_expired(volume))
-            for target in sorted(self.left[volume.volume_id]):
-                if target not in self.spaces or volume.volume_id in self.fixed:
-                    continue
-                window = self.keep_at.get((journal, target))
-                if everywhere:
-                    self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, JOURNAL)
-                elif (
-                    window is not None
-                    and window.age_ns is not None
-                    and volume.end_ns < now_here_ns[journal] - window.age_ns
-                    and self.is_kept_in_full(volume, target)
-                ):
-                    self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, target)
+        for volume, target in self._reachable():
+            place, late_ns = self._past_age(volume, target)
+            if late_ns > 0 and (volume.name.journal not in waiting or self._was_due(volume, place)):
+                self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, place)
         for journal in sorted(newest_ns):
             for target in sorted(self.spaces):
                 self._expire_bytes(journal, target)
 
-    def has_expired(self, volume: StoredVolume) -> bool:
-        """Whether an earlier plan said so already: a target had been away."""
-        return self.floors.get((volume.name.journal, JOURNAL), Floor()).covers(volume.name)
+    def _reachable(self) -> list[tuple[StoredVolume, str]]:
+        """Copies that could go, in order."""
+        volumes = (volume for volume in self.volumes if volume.volume_id not in self.fixed)
+        return [(volume, target) for volume in volumes for target in sorted(self.left[volume.volume_id]) if target in self.spaces]
 
-    def _overdue(self, limits: Mapping[str, int]) -> dict[str, int]:
-        """By how much the oldest volume is too old, by journal, where it should have gone more than a day ago."""
-        overdue: dict[str, int] = {}
-        for volume in self.volumes:
-            journal = volume.name.journal
-            late_ns = limits.get(journal, 0) - volume.end_ns
-            removable = volume.volume_id not in self.fixed and any(target in self.spaces for target in self.left[volume.volume_id])
-            if late_ns > OVERDUE_NS_MAX and removable and not self.has_expired(volume):
-                overdue[journal] = max(late_ns, overdue.get(journal, 0))
-        return overdue
+    def _past_age(self, volume: StoredVolume, target: str) -> tuple[str, int]:
+        """Where it is too old, everywhere or on that target, and by how much (ns); not positive: it is not."""
+        journal = volume.name.journal
+        age_ns, window = self.keep.get(journal, Keep()).age_ns, self.keep_at.get((journal, target))
+        old_ns = self.now_ns[journal] - volume.end_ns
+        if age_ns is not None and old_ns > age_ns:
+            return JOURNAL, old_ns - age_ns
+        if window is not None and window.age_ns is not None and old_ns > window.age_ns and self.is_kept_in_full(volume, target):
+            return target, old_ns - window.age_ns
+        return JOURNAL, 0
+
+    def _was_due(self, volume: StoredVolume, place: str) -> bool:
+        """Whether an earlier plan said so already: a target had been away."""
+        return self.floors.get((volume.name.journal, place), Floor()).covers(volume.name)
 
     def _expire_bytes(self, journal: str, target: str) -> None:
         bytes_max = self.policy(journal, target).bytes_max

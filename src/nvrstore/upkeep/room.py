@@ -44,4 +44,4 @@ def room_for(*, lanes: int, volume_bytes: int, bytes_per_s: float, total_bytes: 
 
 def too_small(*, bytes_per_s: float, total_bytes: int) -> bool:
     """Whether a target holds so little of what is recorded that the reserve had to be cut short: recording may have to wait for it."""
-    return bytes_per_s * FULL_S_MIN > total_bytes
+    return bytes_per_s * FULL_S_MIN > total_bytes > 0  # some network file systems know no size

@@ -53,8 +53,8 @@ class Appender:
         try:
             self.place.write_durable(fd, self.extent(ask), ask.offset)
         except OSError as error:
-            if error.errno == errno.ENOSPC and not self.place.shortage(fd, ask.length):
-                raise refuse(errno.EIO) from error  # a thin pool is full: a failed write like any other, and no work for retention
+            if error.errno == errno.ENOSPC and self.place.full_below(fd, ask.offset + ask.length, ask.length):
+                raise refuse(errno.EIO) from error  # a thin pool: a failed write like any other, and no work for retention
             raise
         stamps = self.calls.stamps
         stamps[BYTES] += ask.length

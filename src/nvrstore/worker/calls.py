@@ -127,13 +127,16 @@ class Place:
         if not dsync:
             self.calls(os.fdatasync, fd)
 
-    def shortage(self, fd: int, length: int) -> bool:
-        """Whether the file system has no room for `length` bytes more: then deleting helps. If it has, what lies below it is full."""
+    def full_below(self, fd: int, end: int, length: int) -> bool:
+        """Whether a write of `length` bytes up to `end` had its space, and the file system has more: what lies below it is full then.
+
+        Free space alone would not tell: retention may have made some since the write failed, and quotas count elsewhere.
+        """
         try:
-            room = self.calls(os.fstatvfs, fd)
+            room, file = self.calls(os.fstatvfs, fd), self.calls(os.fstat, fd)
         except OSError:
-            return True
-        return room.f_bavail * room.f_frsize < length + SPARE_BYTES
+            return False
+        return bool(room.f_bavail * room.f_frsize >= length + SPARE_BYTES and file.st_blocks * 512 >= end)
 
     def write_back(self, fd: int) -> None:
         """Have what was copied so far written while more of it comes, and leave the page cache: the sync at the end is short then."""
