@@ -120,7 +120,7 @@ def test_a_clock_that_leaps_years_ahead_deletes_nothing_before_somebody_could_lo
     """By the new clock all that was recorded before is far too old."""
     with small_farm(2) as farm:
         site = Site(tmp_path, farm, journal={"volume_age_s": 1, "keep": {"days": 30}})
-        stretches, pruned = record_under(site, [lambda _: 3650 * 86_400.0], alarmed="keep.days")
+        stretches, pruned = record_under(site, [lambda _: 3650 * 86_400.0], alarmed="for its age")
     assert pruned == 0
     check_what_is_stored(site, stretches)
 

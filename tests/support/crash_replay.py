@@ -124,11 +124,15 @@ class CrashState:
 
 
 def crash_states(entries: list[Entry], count: int, rng: Random) -> Iterator[CrashState]:
-    """`count` states over the whole log: every kind of subset of the un-flushed, none and all among them."""
-    first = next(i for i, entry in enumerate(entries) if entry.kind == b"M")
-    for n in range(count):
-        cut = first + 1 + (len(entries) - first - 1) * n // count + rng.randrange(max(1, (len(entries) - first - 1) // count))
-        cut = min(cut, len(entries))
+    """`count` states over the whole log: every kind of subset of the un-flushed, none and all among them.
+
+    Every other one is cut right behind an acknowledgement: a sync that had to come first is missing there, or nowhere.
+    """
+    marks_at = [i for i, entry in enumerate(entries) if entry.kind == b"M"]
+    first, step = marks_at[0], max(1, (len(entries) - marks_at[0] - 1) // count)
+    anywhere = [first + 1 + (len(entries) - first - 1) * n // count + rng.randrange(step) for n in range(0, count, 2)]
+    behind = [marks_at[len(marks_at) * n // count] + 1 for n in range(1, count, 2)]
+    for cut in sorted(min(cut, len(entries)) for cut in anywhere + behind):
         flushed = max((i for i in range(cut) if entries[i].kind == b"F"), default=-1)
         loose = [i for i in range(flushed + 1, cut) if entries[i].kind == b"W"]
         share = rng.choice([0.0, 0.3, 0.7, 1.0])
