@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.support.recorder import Process, Site, small_farm
 
+from nvrstore.clock import SYSTEM_CLOCK
+
 pytestmark = pytest.mark.slow
 
 
@@ -30,9 +32,10 @@ def test_a_target_is_drained_moved_away_and_brought_back(tmp_path: Path) -> None
             (tmp_path / "a").rename(tmp_path / "unmounted")
             process.wait_for(lambda e: e.get("event") == "SetChanged" and [m["target"] for m in e["members"]] == ["b"])
             (tmp_path / "unmounted").rename(tmp_path / "a")
+            returned_ns = SYSTEM_CLOCK.utc_ns()
             back = cli("target", "return", "a", str(site.file))
             assert back.returncode == 0, back.stderr
-            process.wait_for(lambda e: e.get("event") == "TargetSynced" and e["target"] == "a" and e["utc_ns"] > 0, timeout_s=30)
+            process.wait_for(lambda e: e.get("event") == "TargetSynced" and e["target"] == "a" and e["utc_ns"] > returned_ns, timeout_s=30)
             process.wait_for(lambda e: e.get("event") == "SetChanged" and e["epoch"]["set"] >= 4)
             sent = farm.stop_sending()
             unknown = cli("target", "drain", "none", str(site.file))
