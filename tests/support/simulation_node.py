@@ -39,6 +39,7 @@ from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Request, Verb
 from nvrstore.targets.identity import ensure_journal
 from nvrstore.targets.pool import Pool
 from nvrstore.upkeep.chores import clear_leftovers
+from nvrstore.upkeep.mending import heard
 from nvrstore.upkeep.prune import prune, restore_trash
 from nvrstore.upkeep.retention import Keep, Space, Span, StoredCopy, StoredVolume, plan_retention
 from nvrstore.upkeep.unclosed import Unclosed
@@ -462,7 +463,9 @@ class Node:
             for target, status in row.copies.items()
             if status is CopyStatus.WHOLE
         }
+        asked = heard(engine, names)
         seen = yield from survey(names, "main", known)
+        answered = [asked[name] for name in seen.answered]
         busy = busy | engine.paths_in_use() | begun_since(seen, writer_tag(self.session), begun)
         shown = {(target, volume.volume_id) for volume in seen.volumes for target in volume.copies}
         strangers = {(copy.target, copy.path) for copy in seen.strangers}
@@ -493,9 +496,7 @@ class Node:
             refuge="refuge",
             busy=busy,
             floors=self._floors,
-            held=self._unclosed.holders(
-                [volume.volume_id for volume in seen.volumes], answered=seen.answered, now_s=self.clock.monotonic_s()
-            ),
+            held=self._unclosed.holders([volume.volume_id for volume in seen.volumes], answered=answered, now_s=self.clock.monotonic_s()),
             known=away,
         )
         self.world.checks.planned(self, plan)
@@ -511,7 +512,7 @@ class Node:
             )
             self.recovering = ""
             if done.header is None:
-                self._unclosed.tried(volume.volume_id, (), answered=seen.answered, now_s=self.clock.monotonic_s())
+                self._unclosed.tried(volume.volume_id, (), answered=answered, now_s=self.clock.monotonic_s())
                 continue
             self._learn(done.records)
             row = self._row(done.volume_id, done.path, done.header.created_ns)
@@ -519,7 +520,7 @@ class Node:
             row.copies |= {target: copy.status for target, copy in done.copies.items()}
             row.closed_length = done.closed_length
             if done.closed_length is None or any(copy.status is not CopyStatus.WHOLE for copy in done.copies.values()):
-                self._unclosed.tried(done.volume_id, done.holders, answered=seen.answered, now_s=self.clock.monotonic_s())
+                self._unclosed.tried(done.volume_id, done.holders, answered=answered, now_s=self.clock.monotonic_s())
             else:
                 self._unclosed.done(done.volume_id)
         for volume in seen.volumes:

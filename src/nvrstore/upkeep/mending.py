@@ -11,7 +11,7 @@ Recording never waits for any of it. What recovery finds goes to the catalog, an
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -37,7 +37,7 @@ from nvrstore.upkeep.downtime import Downtime
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.pruning import Pruning
 from nvrstore.upkeep.retention import RETENTION_GAP
-from nvrstore.upkeep.unclosed import Unclosed
+from nvrstore.upkeep.unclosed import Heard, Unclosed
 
 log = get_logger("upkeep.mending")
 
@@ -106,17 +106,19 @@ class Mending:
         infos = self._infos(journal)
         names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
         busy, begun = host.hub.ask(lambda: (engine.paths_in_use(), {lane.number: lane.begun for lane in engine.lanes}))
+        asked = heard(engine, names)  # before the survey: who leaves from here on has to come back by other workers
         seen = self._runner.run(survey(names, journal, _known(infos)))
+        answered = [asked[name] for name in seen.answered]
         # What was opened while the survey went on is no leftover, whether it is still written or not.
         busy |= host.hub.ask(engine.paths_in_use) | begun_since(seen, writer_tag(host.session), begun)
         self._forget_missing(infos, seen, busy)
         members = self._members(engine)
-        plan = self._plan(engine, seen, members, busy, infos)
+        plan = self._plan(engine, seen, members, busy, infos, answered)
         for path in plan.conflicts:
             self._alarm(f"targets hold different volumes under {path}; nothing was overwritten")
         work = bool(plan.recover or plan.copies)
         for volume in plan.recover:
-            self._recover(engine, volume, seen)
+            self._recover(engine, volume, seen, answered)
         self._adopt_unknown(journal, seen, infos, busy)
         told = self._downtime.tell(journal)
         if plan.copies:
@@ -148,7 +150,15 @@ class Mending:
             log.warning("catalog.unread", reason=str(error))
             return []
 
-    def _plan(self, engine: JournalEngine, seen: Survey, members: list[str], busy: set[str], infos: Iterable[VolumeInfo]) -> ResyncPlan:
+    def _plan(
+        self,
+        engine: JournalEngine,
+        seen: Survey,
+        members: list[str],
+        busy: set[str],
+        infos: Iterable[VolumeInfo],
+        answered: Collection[Heard],
+    ) -> ResyncPlan:
         host = self._host
         away: dict[str, VolumeName] = {}
         for info in infos:
@@ -166,7 +176,7 @@ class Mending:
             wanted=self._wanted(engine),
             floors=self._floors(engine.spec.name),
             held=self._waiting(engine).holders(
-                [volume.volume_id for volume in seen.volumes], answered=seen.answered, now_s=host.clock.monotonic_s()
+                [volume.volume_id for volume in seen.volumes], answered=answered, now_s=host.clock.monotonic_s()
             ),
             known=away,
         )
@@ -200,7 +210,7 @@ class Mending:
 
     # --- recovery
 
-    def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey) -> None:
+    def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey, answered: Collection[Heard]) -> None:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
         self._pruning.recovering = {volume.volume_id}
@@ -217,14 +227,14 @@ class Mending:
         self.recovered += 1
         if done.header is None:
             self._alarm(f"{done.path}: no copy of it can be read")
-            self._waiting(engine).tried(volume.volume_id, (), answered=seen.answered, now_s=host.clock.monotonic_s())
+            self._waiting(engine).tried(volume.volume_id, (), answered=answered, now_s=host.clock.monotonic_s())
             return
         self._learn_records(engine.spec.name, done.header, done.records)
         copies = {target: (copy.length, _STATES[copy.status]) for target, copy in done.copies.items()}
         host.catalog.adopt(done.header, done.path, done.batches, copies, closed_length=done.closed_length)
         self._note(done)
         if done.closed_length is None or any(copy.status is not CopyStatus.WHOLE for copy in done.copies.values()):
-            self._waiting(engine).tried(done.volume_id, done.holders, answered=seen.answered, now_s=host.clock.monotonic_s())
+            self._waiting(engine).tried(done.volume_id, done.holders, answered=answered, now_s=host.clock.monotonic_s())
         else:
             self._waiting(engine).done(done.volume_id)
 
@@ -334,6 +344,11 @@ class Mending:
 
     def _alarm(self, sentence: str) -> None:
         self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="mending", sentence=sentence))
+
+
+def heard(engine: JournalEngine, names: Iterable[str]) -> dict[str, Heard]:
+    """How these targets answer now, by name."""
+    return {name: Heard(name, engine.ports[name].generation, engine.ports[name].haunted) for name in names}
 
 
 def _known(infos: Iterable[VolumeInfo]) -> dict[tuple[str, str], Known]:
