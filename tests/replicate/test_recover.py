@@ -30,6 +30,7 @@ from nvrstore.replicate.claim import put_claim
 from nvrstore.replicate.floor import Floor
 from nvrstore.replicate.recover import FOREIGN_AFTER_S, CopyStatus, due_for_recovery, recover_volume, standing_state
 from nvrstore.targets.contract import UNAVAILABLE
+from nvrstore.targets.memory_files import MemoryFile
 
 
 def test_open_copies_that_are_whole_are_closed() -> None:
@@ -269,6 +270,20 @@ def test_a_file_that_somebody_may_still_write_is_replaced_not_changed() -> None:
     assert bytes(old.data) == cut_at(volume, 1)
     assert result.copies["a"].changed
     assert not [name for name in tree(targets["a"]) if ".resync" in name]
+
+
+def test_a_file_that_does_not_take_what_is_written_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trying the same place again and again would leave the target behind for ever."""
+    targets = targets_with_claim("ab")
+    volume = make_volume(targets, "ab")
+    path = store(targets, volume, a=cut_at(volume, 1), b=volume.data)
+    worn = targets["a"].files.files[path]
+    really = MemoryFile.sync
+    monkeypatch.setattr(MemoryFile, "sync", lambda file: file.dirty.clear() if file is worn else really(file))
+    [result] = recover(targets)
+    assert content(targets["a"], path) == content(targets["b"], path) == closed(volume)
+    assert targets["a"].files.files[path] is not worn
+    assert [r.status for r in result.copies.values()] == [CopyStatus.WHOLE, CopyStatus.WHOLE]
 
 
 def test_a_whole_copy_that_may_still_be_written_waits_for_its_close() -> None:

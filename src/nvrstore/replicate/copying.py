@@ -33,6 +33,10 @@ RESYNC_DIR: Final = ".resync"
 AHEAD: Final = 6  # pieces that are read early: the source reads while the destination writes
 
 
+class ReadBackError(TargetIOError):
+    """What was written and synced is not what is read there: the place does not take it."""
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a piece of work is, for whoever looks: written by the steps, read by anybody."""
@@ -269,14 +273,17 @@ def _written(calls: Sequence[Call], progress: Progress | None) -> Steps[None]:
 
 
 def write_checked(target: str, path: str, pieces: Sequence[tuple[int, bytes | bytearray]]) -> Steps[None]:
-    """Write `pieces` (offset, bytes) into a file, sync it, and read them back past the page cache. Raises TargetError."""
+    """Write `pieces` (offset, bytes) into a file, sync it, and read them back past the page cache.
+
+    Raises ReadBackError where they are not there afterwards, TargetError when that cannot be told.
+    """
     for offset, data in pieces:
         yield from write_at(target, path, offset, data)
     yield from ask(target, Request(Verb.SYNC, path), f"sync {path}")
     for offset, data in pieces:
         back = yield from _read(target, path, offset, len(data))
         if back is None or len(back) != len(data) or crc32c(back) != crc32c(data):
-            raise TargetIOError(target, errno.EIO, doing=f"read back byte {offset} of {path}")
+            raise ReadBackError(target, errno.EIO, doing=f"read back byte {offset} of {path}")
 
 
 def _resume(target: str, part: str, front: bytes, truth: Truth) -> Steps[int]:

@@ -9,7 +9,8 @@ Recording goes on in new volumes meanwhile; this is run for the old ones, in any
 - a volume is closed only when every member that its header names was heard (scanned, or found without a copy), or is no
   longer configured, and nothing is known to be missing; until then it stays open, and readable;
 - every step may be the last: run again, it comes to the same end;
-- a file is changed in place only where no worker that had it open can still write; elsewhere a whole new copy replaces it.
+- a file is changed in place only where no worker that had it open can still write; elsewhere, and where it does not
+  take what is written, a whole new copy replaces it.
 
 All of it is `Steps`. A target that fails leaves its own copy as it is, and stops no other.
 """
@@ -28,7 +29,7 @@ from nvrstore.journal.model import Batch, Damage, DamageKind, VolumeHeader
 from nvrstore.journal.scan import SEARCH_BYTES, ScanResult
 from nvrstore.model import Record, RecordKind, TrackKey
 from nvrstore.replicate.claim import hold_term
-from nvrstore.replicate.copying import copy_volume, fetch_batch, fetch_header, write_checked
+from nvrstore.replicate.copying import ReadBackError, copy_volume, fetch_batch, fetch_header, write_checked
 from nvrstore.replicate.floor import floors_of
 from nvrstore.replicate.inventory import Volume, VolumeCopy, scan_copy
 from nvrstore.replicate.standing import Standing
@@ -241,7 +242,10 @@ class _Work:
         try:
             yield from hold_term(target, truth.header.journal, self.own)
             if self.in_place_ok(target, path):
-                return (yield from self._in_place(target, path, missing, bad_front, final))
+                try:
+                    return (yield from self._in_place(target, path, missing, bad_front, final))
+                except ReadBackError:
+                    pass  # a new file lies elsewhere on the medium; the same place would be tried for ever
             if missing or bad_front or bad_index:
                 copied = yield from copy_volume(truth, self.sources, target, path, own=self.own, index=self.index or b"", replace=True)
                 status = CopyStatus.DAMAGED if copied.damage else CopyStatus.WHOLE
