@@ -13,7 +13,7 @@ from nvrstore.drills.report import DrillReport, Moment, Run, Sample, ScenarioRep
 from nvrstore.drills.scenarios import SCENARIOS
 
 ASKED_FOR = {
-    *("hang", "io-error", "sync-error-once", "fill", "read-only", "vanish", "slow", "flap", "corrupt", "all", "all-but-spare"),
+    *("hang", "io-error", "sync-error-once", "thin-pool", "fill", "read-only", "vanish", "slow", "flap", "corrupt", "all", "all-but-spare"),
     *("power-cut", "kill-recorder", "kill-worker", "clock-step", "during-resync", "during-rollover"),
 }
 

@@ -27,7 +27,7 @@ from nvrstore.drills.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(150)]
 
-FAIL = {"io-error", "sync-error-once", "read-only", "flap", "all"}  # calls come back with errors
+FAIL = {"io-error", "sync-error-once", "thin-pool", "read-only", "flap", "all"}  # calls come back with errors
 SILENT = {"nothing", "hang", "vanish", "unmount", "slow"}  # none does
 
 SEED = os.environ.get("NVRSTORE_SEED", "1")
@@ -39,7 +39,7 @@ NOT_ON: Mapping[str, set[str]] = {
     "xfs": {"read-only"},
     "btrfs": {"read-only", "power-cut"},
     "tmpfs": {"read-only", "power-cut"},
-    "fuse": {"power-cut"},
+    "fuse": {"power-cut", "thin-pool"},
 }
 ON_EACH = ("xfs during-rollover", "btrfs sync-error-once", "tmpfs unmount", "fuse kill-worker")
 EVERYWHERE = tuple(f"{fs} {name}" for fs in FILE_SYSTEMS for name in SCENARIOS if fs != "ext4" and name not in NOT_ON[fs])
@@ -67,7 +67,7 @@ def test_it_costs_none_on_any_other_file_system(where: str, tmp_path: Path) -> N
     assert_costs_no_frame(name, tmp_path, filesystem)
 
 
-@pytest.mark.parametrize("where", ["btrfs power-cut", "tmpfs power-cut", "fuse power-cut"])
+@pytest.mark.parametrize("where", ["btrfs power-cut", "tmpfs power-cut", "fuse power-cut", "fuse thin-pool"])
 def test_what_a_file_system_cannot_suffer_is_not_run_there(where: str, tmp_path: Path) -> None:
     """Nothing is broken, nothing is claimed."""
     filesystem, name = where.split(" ")
@@ -145,7 +145,7 @@ def test_where_a_real_fault_cannot_be_had_it_is_simulated_and_said_so(
     assert why in run.how
 
 
-@pytest.mark.parametrize("name", ["hang-stop", "power-cut", "unmount"])
+@pytest.mark.parametrize("name", ["hang-stop", "power-cut", "unmount", "thin-pool"])
 def test_what_can_only_be_real_is_not_run_where_it_cannot(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A simulation would prove nothing: the report says why it was left out."""
     without_means(monkeypatch)

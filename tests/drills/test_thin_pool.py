@@ -1,4 +1,4 @@
-"""A file system with plenty of room on a medium that has none left. Needs root, FUSE, loop devices."""
+"""A file system with plenty of room on a medium that has none left. Needs root, FUSE, loop devices; with a recorder: drill thin-pool."""
 
 from __future__ import annotations
 

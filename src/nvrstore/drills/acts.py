@@ -63,6 +63,13 @@ def sync_error(stage: Stage) -> None:
     stage.healed("a works (it did all along, but for one sync)", "a")
 
 
+def thin_pool(stage: Stage) -> None:
+    place = stage.places["a"]
+    _lose(stage, "a", "below the file system of a no space is left, and in it there is plenty", lambda place: place.fail(errno.ENOSPC))
+    place.clear()
+    stage.healed("there is space below a again", "a")
+
+
 def read_only(stage: Stage) -> None:
     place = stage.places["a"]
     if place.kind == "disk" and place.disk is not None:

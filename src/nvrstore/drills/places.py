@@ -3,6 +3,7 @@
     fuse    a directory behind a FUSE file system of our own: errors and hangs of every call, in the kernel
     disk    a small file system of its own, which can be filled: an ext4 on a loop device, if no other is asked for
             frail: one that can be shut down, too (ext4, xfs); ext4: one that can be told to turn read-only, too
+    thin    an ext4 whose medium has no space although it has: on a loop device over an image behind FUSE
     plain   a directory; errors and hangs are simulated in the worker's answers (targets/faulty.py)
 
 Where a file system is asked for (FILE_SYSTEMS), every target gets one of that kind to lie on, also what is behind FUSE; `fuse` itself puts
@@ -35,7 +36,7 @@ from nvrstore.targets.steps import run_steps
 DISK_BYTES: Final = 512 * MIB
 FILE_SYSTEMS: Final = ("ext4", "xfs", "btrfs", "tmpfs", "fuse")
 MOUNT_S: Final = 5.0  # workers of a target that was lost end within this, and its mount point is free then
-REAL: Final = {"fuse": "through FUSE", "disk": "on a file system of its own"}
+REAL: Final = {"fuse": "through FUSE", "disk": "on a file system of its own", "thin": "below a file system of its own, through FUSE"}
 SIMULATED: Final = "simulated in the worker's answers"
 
 
@@ -61,9 +62,9 @@ class Place:
         return real if real is not None else f"{SIMULATED} ({self.why_plain})" if self.why_plain else SIMULATED
 
     def fail(self, code: int = errno.EIO) -> None:
-        """Every call ends with an error number, until `clear`."""
+        """Every call ends with an error number, until `clear`; below a file system, every write to its medium."""
         if self.fuse is not None:
-            self.fuse.fail(code)
+            self.fuse.fail(code, *(("write",) if self.kind == "thin" else ()))
         else:
             self._simulator().fail(code)
 
@@ -198,6 +199,20 @@ def _disk(name: str, folder: Path, below: Path, disk: LoopDisk | None) -> Iterat
         yield Place(name, path, path, "disk", disk=made_for_it, own=True)
 
 
+@contextmanager
+def _thin(name: str, folder: Path, below: Path, _: LoopDisk | None) -> Iterator[Place]:
+    backing, medium, path = below / f"{name}.backing", folder / f"{name}.medium", folder / name
+    for made_for_it in (backing, medium, path):
+        made_for_it.mkdir()
+    # Without a journal: ext4 gives itself up with the first write to that which fails, and this is about a failure that passes.
+    features = ("-O", "^has_journal")
+    with (
+        FuseDisk.mounted(backing, medium) as fuse,
+        LoopDisk.mounted("ext4", medium / "image", path, size_bytes=DISK_BYTES, features=features) as disk,
+    ):
+        yield Place(name, path, path, "thin", fuse=fuse, disk=disk, own=True)
+
+
 def _suffers(kind: str, disk: LoopDisk | None) -> bool:
     """Whether the file system that is there already can be broken as this kind can."""
     match kind:
@@ -209,7 +224,7 @@ def _suffers(kind: str, disk: LoopDisk | None) -> bool:
             return True
 
 
-_KINDS: Final = {"fuse": _fuse, "disk": _disk, "frail": _disk, "ext4": _disk, "plain": _plain}
+_KINDS: Final = {"fuse": _fuse, "disk": _disk, "frail": _disk, "ext4": _disk, "thin": _thin, "plain": _plain}
 
 
 def _initialise(place: Place) -> None:

@@ -41,7 +41,11 @@ class Scenario:
     def needs(self) -> str:
         """What it takes to have it for real."""
         kinds = sorted({wanted[0] for wanted in self.kinds.values()} - {"plain"})
-        words = {"fuse": "root and /dev/fuse", **dict.fromkeys(("disk", "frail", "ext4"), "root and loop devices")}
+        words = {
+            "fuse": "root and /dev/fuse",
+            "thin": "root, /dev/fuse and loop devices",
+            **dict.fromkeys(("disk", "frail", "ext4"), "root and loop devices"),
+        }
         simulated = all("plain" in wanted for wanted in self.kinds.values())
         if not kinds:
             return "root" if self.root else "-"
@@ -71,6 +75,13 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "nothing that this sync covered is believed; the tail is repaired from the other copy",
             acts.sync_error,
             _A_FUSE,
+        ),
+        Scenario(
+            "thin-pool",
+            "a file system that has space lies on a medium that has none left",
+            "lost as by any failed sync; retention deletes nothing for it; resync",
+            acts.thin_pool,
+            {"a": ("thin",), "b": PLAIN},
         ),
         Scenario("read-only", "a file system turns read-only", "lost at once; resync", acts.read_only, {"a": EXT4, "b": PLAIN}),
         Scenario(
