@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from tests.support.camera import Camera, Peer, pictures
@@ -20,6 +21,7 @@ from nvrstore.errors import (
     SourceSilentError,
 )
 from nvrstore.ingest.contract import Endpoint, SourceRequest
+from nvrstore.ingest.errors import SourceUnsupportedError
 from nvrstore.ingest.lean import LeanEngine, LeanSource
 from nvrstore.ingest.lean.connection import LEAVE_S
 from nvrstore.limits import STOP_S
@@ -337,3 +339,14 @@ def test_all_sources_share_one_thread_that_ends_with_the_last() -> None:
         assert all(source.join(STOP_S) for source in sources)
         assert not any(thread.name == "nvrstore-lean" for thread in threading.enumerate())
     assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/clip.mp4", "rtmp://127.0.0.1:{port}/live", "http://127.0.0.1:x/clip.mp4"])
+def test_what_is_not_rtsp_is_left_to_the_other_engine_untried(url: str) -> None:
+    """Whatever port it names: RTSP spoken to a web server makes three sessions of nonsense before libav has its turn."""
+    with Camera() as camera:
+        with session(url.format(port=urlsplit(camera.url).port)) as (_, ear):
+            error = ear.end()
+        assert camera.requests == []
+    assert isinstance(error, SourceUnsupportedError)
+    assert "rtsp and rtsps alone" in error.message

@@ -216,9 +216,10 @@ def _addresses(url: str, request: SourceRequest) -> tuple[list[Address], tuple[s
     where = redact(url)
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or PORTS.get(parts.scheme.lower(), 0)
+        standard_port = PORTS.get(parts.scheme.lower())
+        host, port = parts.hostname, standard_port and (parts.port or standard_port)
     except ValueError:
-        host, port = None, 0
+        host, port = None, None
     if not port:
         raise SourceUnsupportedError(f"{where}: this engine speaks rtsp and rtsps alone")
     if not host:
