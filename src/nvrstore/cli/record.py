@@ -57,6 +57,9 @@ async def _record(config: Config, path: Path, take_over: bool, seconds: float, l
             except NvrstoreError as error:
                 problem = error  # raised below, as it is and not in a group
             tasks.cancel_scope.cancel()
+    # The receiver gives signals back their default action: that would kill a process that has ended in order, and only has to exit.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if problem is not None:
         raise problem
     if live:
