@@ -84,6 +84,25 @@ def test_a_second_session_waits_for_a_key_unit() -> None:
     assert other.heard == ear.heard[-len(other.heard) :]
 
 
+@pytest.mark.parametrize("frames", range(SPEC.gop))
+def test_a_camera_that_comes_back_at_once_begins_with_a_key_unit_soon(frames: int) -> None:
+    """Also where its feed has not noticed yet that it was left, whichever of its units was the last; no packet is made twice."""
+    studio, clock, (ear, neighbour) = studio_of(PLAIN, PLAIN)
+    studio.play(ear)
+    studio.play(neighbour)
+    run(studio, clock, 1.01 + frames * 0.04)
+    ear.close()
+    again = Ear(ear.camera, clock)
+    studio.play(again)
+    run(studio, clock, 0.08)
+    assert again.heard[0][1].key
+    run(studio, clock, 1.0)
+    assert [number for _, _, number in ear.heard + again.heard] == list(range(len(ear.heard) + len(again.heard)))
+    sent = [(unit.ssrc, unit.timestamp) for _, unit, _ in ear.heard + again.heard]
+    assert len(set(sent)) == len(sent)
+    assert all(abs(after - before - 0.04) < 1e-6 for before, after in pairwise(at_s for at_s, _, _ in neighbour.heard))
+
+
 def test_nobody_gets_a_unit_while_all_wait() -> None:
     """The first session leaves while the second one waits: no frame is made until the key unit."""
     studio, clock, (ear,) = studio_of(PLAIN)

@@ -133,13 +133,16 @@ class Studio:
         camera = session.camera
         feed = camera.feed
         now_s = self.clock.monotonic_s()
+        if feed is not None and not camera.sessions and not isinstance(feed, OddFeed):
+            self._detach(camera, feed)  # left since its last unit, which is when it would have noticed: not bound to its key units
+            feed = None
         if feed is None:
             if camera.own_feed or self._burn:
                 feed = self._new_own_feed(camera, now_s)
                 session.waiting = not camera.look.traits.starts_anywhere
             else:
                 feed = self._wheel(camera.look).choose(now_s)
-                if not feed.cameras:
+                if not feed.scheduled:
                     feed.wake(now_s)
             self._attach(camera, feed)
         elif camera.look.traits.starts_anywhere:
