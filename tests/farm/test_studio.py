@@ -103,6 +103,20 @@ def test_a_camera_that_comes_back_at_once_begins_with_a_key_unit_soon(frames: in
     assert all(abs(after - before - 0.04) < 1e-6 for before, after in pairwise(at_s for at_s, _, _ in neighbour.heard))
 
 
+def test_a_camera_that_comes_back_at_the_moment_of_a_key_unit_does_not_get_it_twice() -> None:
+    """The feed that it left goes on from where it is, also when it is the one that it gets again."""
+    studio, clock, (ear,) = studio_of(PLAIN)
+    sent = []
+    for _ in range(40):  # rounding decides whether that moment counts as past
+        studio.play(ear)
+        while not (ear.heard and ear.heard[-1][1].key):
+            run(studio, clock, (studio.next_due_s or 0.0) - clock.monotonic_s())
+        sent += [(unit.ssrc, unit.timestamp) for _, unit, _ in ear.heard]
+        ear.close()
+        ear = Ear(ear.camera, clock)
+    assert len(set(sent)) == len(sent)
+
+
 def test_nobody_gets_a_unit_while_all_wait() -> None:
     """The first session leaves while the second one waits: no frame is made until the key unit."""
     studio, clock, (ear,) = studio_of(PLAIN)
