@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from nvrstore.checksum import crc32c
+from nvrstore.extents import Extent
 from nvrstore.journal.batch import VolumeBuilder
 from nvrstore.journal.model import Batch, VolumeHeader, VolumeTrack
 from nvrstore.journal.scan import scan_volume
@@ -35,7 +36,7 @@ from nvrstore.media.init import video_config
 from nvrstore.model import Epoch, Fragment, Media, Sample, TrackConfig, TrackKey, new_id
 from nvrstore.targets.contract import Appender, Request, Verb
 from nvrstore.targets.memory import MemoryTarget
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 
 FPS: Final = 25
 UTC_NS: Final = 1_700_000_000_000_000_000

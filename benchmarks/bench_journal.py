@@ -33,11 +33,12 @@ from pathlib import Path
 from typing import Final
 
 from nvrstore.checksum import crc32c
+from nvrstore.extents import Extent
 from nvrstore.limits import BLOCK_BYTES, KIB, MIB
 from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.identity import init_target
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 from nvrstore.targets.steps import run_steps
 
 SIZES: Final = (64 * KIB, MIB, 8 * MIB)

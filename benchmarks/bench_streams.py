@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SETTLE_S = 6.0  # what connecting costs is another question
 VERIFIED = "every frame, both copies"
 VOLUME_BYTES = 4 << 30  # half of what it would be for 300 cameras: two lanes prepare 32 GB on the disk that way
+MANY = 600  # more cameras than this are of a low bitrate, and have more lanes: a quarter of it
 PEERS = ("ffmpeg", "ffmpeg-one-copy", "gstreamer", "floor")
 
 
@@ -146,7 +147,7 @@ def recorder_config(folder: Path, port: int, n: int, engine: str, workers: int) 
         "format": 1,
         "recorder": {"name": "bench", "state": str(folder / "state"), "workers": workers},
         "target": [{"name": "a", "path": str(folder / "a")}, {"name": "b", "path": str(folder / "b")}],
-        "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2, "volume_bytes": VOLUME_BYTES}],
+        "journal": [{"name": "main", "targets": ["a", "b"], "copies": 2, "volume_bytes": VOLUME_BYTES // 4 if n > MANY else VOLUME_BYTES}],
         "stream_defaults": {"journal": "main", "engine": engine.split("/")[0], "transport": engine.partition("/")[2] or "tcp"},
         "stream": [{"id": f"cam{i}", "url": f"rtsp://127.0.0.1:{port}/cam{i}"} for i in range(n)],
     }

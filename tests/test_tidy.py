@@ -21,11 +21,12 @@ PACKAGE: Final = ROOT / "src" / "nvrstore"
 #: Rows from the bottom of the house to its roof. The first rows are single stones: what everybody stands on.
 LAYERS: Final = (
     ("errors", "limits", "clock"),
+    ("extents",),
     ("model", "checksum", "telemetry"),
     ("config", "events", "times", "losses"),
     ("media", "failover", "timeline"),
     ("ingest", "journal", "worker"),
-    ("targets", "catalog"),
+    ("targets", "catalog", "crew"),
     ("replicate", "playback"),
     ("upkeep", "cluster"),
     ("control",),

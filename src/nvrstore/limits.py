@@ -25,6 +25,7 @@ assert HEADER_BYTES_MAX >= LANE_TRACKS_MAX * 20 * KIB
 VOLUME_BYTES_MIN: Final = 256 * MIB
 VOLUME_BYTES_MAX: Final = 8 * GIB
 VOLUME_SHARE_MAX: Final = 32  # a volume is at most 1/32 of the smallest member: retention by whole volumes stays fine-grained
+VOLUMES_SHARE_MAX: Final = 4  # and those that all lanes of a journal write and have prepared, two each, are at most 1/4 of it
 VOLUME_AGE_S: Final = 3600.0
 VOLUME_SPAN_S: Final = 60.0  # aim: about a minute of the lane's throughput per volume
 ORIGIN_MARGIN_S: Final = 60  # track time counts from a minute before the oldest waiting sample: late fragments still fit

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag, StrEnum
 from typing import Any, Final, NamedTuple
 
+from nvrstore.extents import Loan
+
 NS_PER_S: Final = 1_000_000_000
 
 
@@ -127,6 +129,7 @@ class Fragment:
     parts: tuple[bytes | bytearray | memoryview, ...] = field(repr=False)
     length: int  # bytes, the sum over parts
     arrival_s: float = 0.0  # monotonic, of its last sample
+    loan: Loan | None = field(default=None, repr=False, compare=False)  # of the shared memory in which its only part lies
 
     @property
     def duration_ns(self) -> int:

@@ -13,7 +13,18 @@ from tests.support.volumes import AUDIO, GATE, ORIGIN_NS, SESSION, SOUND, VIDEO,
 
 from nvrstore.checksum import crc32c_reference
 from nvrstore.errors import DamagedError, FormatError
-from nvrstore.journal.batch import VolumeBuilder, check_payload, fragment_of, head_length, parse_batch, payload_damage, read_records
+from nvrstore.journal.batch import (
+    VolumeBuilder,
+    batch_size,
+    check_payload,
+    fragment_of,
+    head_length,
+    lay_out,
+    parse_batch,
+    payload_damage,
+    positions,
+    read_records,
+)
 from nvrstore.journal.layout import padded, padding
 from nvrstore.journal.model import Batch, DamageKind, VolumeTrack
 from nvrstore.limits import BLOCK_BYTES
@@ -263,6 +274,28 @@ def test_replay_and_first_writing_make_the_same_bytes() -> None:
     first.add([fragment(GATE), fragment(YARD, at_s=60.2, flags=entries[1].flags), fragment(SOUND, at_s=60.1)])
     again.add([fragment_of(entry, bytes_of(old, old.batches[0]), old.builder.header) for entry in entries])
     assert first.data == again.data
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9000)), max_size=9))
+@settings(max_examples=60, deadline=None)
+def test_what_another_process_laid_out_becomes_the_same_batch_in_place(wanted: list[tuple[int, int]]) -> None:
+    """Byte for byte, though nothing is copied where it is built."""
+    fragments = []
+    for number, (track, size) in enumerate(wanted):
+        one = fragment((GATE, YARD, SOUND)[track], at_s=60 + number)
+        fragments.append(replace(one, parts=(*one.parts, bytes([number]) * size), length=one.length + size))
+    here, there = VolumeBuilder(header()), VolumeBuilder(header())
+    assert batch_size(fragments) == here.size(fragments)
+    copied, laid_out = bytearray(here.size(fragments)), bytearray(b"\xee" * here.size(fragments))
+    lay_out(memoryview(laid_out), fragments)
+    offsets = positions([one.length for one in fragments])
+    lying = [replace(one, parts=(memoryview(laid_out)[at : at + one.length],)) for one, at in zip(fragments, offsets, strict=True)]
+    first = here.build(memoryview(copied), fragments, (), last_committed=-1, utc_now_ns=ORIGIN_NS)
+    second = there.build(memoryview(laid_out), lying, (), last_committed=-1, utc_now_ns=ORIGIN_NS, in_place=True)
+    assert laid_out == copied
+    assert second == first
+    with pytest.raises(ValueError, match="no place was left"):
+        there.build(memoryview(laid_out), lying, [Record(RecordKind.MARK, "m", {})], last_committed=-1, utc_now_ns=0, in_place=True)
 
 
 # --- damage ----------------------------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ from tests.support.recorder import Site, small_farm, until
 
 import nvrstore
 from nvrstore import events
+from nvrstore.crew import crew, process
 from nvrstore.errors import NotFoundError, SourceError, UsageError
 from nvrstore.farm import Farm
 from nvrstore.ingest.contract import Endpoint
-from nvrstore.ingest.crew import crew, process
+from nvrstore.journal.batch import VolumeBuilder
 from nvrstore.model import Cause, Gap, RecordKind
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,32 @@ async def receive(inbox: Any, kind: type[events.Event]) -> events.Event:
             event: events.Event = await inbox.receive()
             if isinstance(event, kind):
                 return event
+
+
+@pytest.mark.anyio
+async def test_batches_are_written_from_where_a_worker_laid_them_out(site: Site, farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recorder copies those alone into which a record goes; each worker has a lane of its own; at the end its window is free."""
+    built: list[tuple[bool, int]] = []
+    build = VolumeBuilder.build
+
+    def watched(self: VolumeBuilder, view: memoryview, fragments: Any, records: Any, *, in_place: bool, **rest: Any) -> Any:
+        if fragments and not records:
+            built.append((in_place, self.header.lane))
+        return build(self, view, fragments, records, in_place=in_place, **rest)
+
+    monkeypatch.setattr(VolumeBuilder, "build", watched)
+    async with nvrstore.Recorder(site.config()) as recorder:
+        await durable(recorder)
+        built.clear()
+        await until(lambda: len(built) >= 20)
+        sent = await anyio.to_thread.run_sync(farm.stop_sending)
+        await drained(recorder)
+        windows = recorder._core._pool.windows
+        await until(lambda: not any(window.taken_bytes for window in windows))
+    assert {lane for _, lane in built} == {0, 1}
+    assert any(in_place for in_place, _ in built)  # where a target is busy, two that wait become one, by copying
+    assert site.lost(sent) == {}
+    assert site.differences() == []
 
 
 @pytest.mark.anyio
@@ -252,9 +279,11 @@ FORKED = """
 import os, sys, threading
 from nvrstore.config import StreamConfig
 from nvrstore.config.models import RecorderConfig
-from nvrstore.ingest.crew.crew import Crew
+from nvrstore.crew.crew import Crew
 from nvrstore.replicate.intake import Intake
-crew = Crew(1, RecorderConfig(name="nvr", state=sys.argv[1]), 1)
+from nvrstore.targets.pool import Pool
+pool = Pool(1 << 20, windows=1, window_bytes=1 << 20)
+crew = Crew(1, RecorderConfig(name="nvr", state=sys.argv[1], workers=1), {}, lambda: pool.windows)
 crew.add(StreamConfig(id="gate", url="rtsp://127.0.0.1:9/nobody"), Intake())
 while not crew.supervisor("gate").status().reason:
     threading.Event().wait(0.05)

@@ -13,6 +13,8 @@ from nvrstore.limits import MIB
 from nvrstore.model import Cause, Gap, Record, RecordKind, Role
 from nvrstore.targets.contract import Verb
 
+pytestmark = pytest.mark.usefixtures("laid_out")
+
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:

@@ -15,6 +15,8 @@ from nvrstore.limits import LANE_TRACKS_MAX, MIB
 from nvrstore.model import RecordKind
 from nvrstore.targets.contract import Request, Verb
 
+pytestmark = pytest.mark.usefixtures("laid_out")
+
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:

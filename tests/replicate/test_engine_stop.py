@@ -12,6 +12,8 @@ from nvrstore.targets.contract import Request, Verb
 
 GAP = Gap("g1", "gate", Cause.CAMERA, 5, None)
 
+pytestmark = pytest.mark.usefixtures("laid_out")
+
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:

@@ -45,7 +45,7 @@ def test_an_answer_that_is_taken_at_the_end_of_a_round_has_a_round_of_its_own(mo
         working.set()
         rounds.release()
 
-    engine = SimpleNamespace(step=step, due_s=float("inf"), clock_stepped=lambda _: None)
+    engine = SimpleNamespace(step=step, lanes=(), due_s=float("inf"), clock_stepped=lambda _: None)
     failures: list[BaseException] = []
     hub = Hub(SYSTEM_CLOCK, on_failure=failures.append)
     hub.add([cast(Port, Answered())], [cast(JournalEngine, engine)])

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tests.support.laid_out import Worker
+
 from nvrstore.clock import ManualClock
 from nvrstore.failover.machine import State
 from nvrstore.failover.terms import ClaimKey
@@ -91,6 +93,8 @@ class Heard:
 class Rig:
     """One journal. `run(seconds)` lets time pass in small rounds, as the hub's thread would."""
 
+    laid_out = False  # whether batches come from another process, through a window of the pool
+
     def __init__(
         self,
         names: Sequence[str] = ("a", "b"),
@@ -103,9 +107,10 @@ class Rig:
     ) -> None:
         self.clock = ManualClock()
         self.targets = {name: MemoryTarget(name, clock=self.clock) for name in (*names, *(("refuge",) if refuge else ()))}
-        self.pool = Pool(pool_bytes)
+        self.pool = Pool(pool_bytes, windows=int(self.laid_out), window_bytes=2 * pool_bytes)
         self.buffer = ReplayBuffer(self.pool, bytes_max=pool_bytes)
         self.intake = Intake()
+        self.worker = Worker(self.pool.windows[0], self.intake, SESSION) if self.laid_out else None
         self.heard = Heard()
         self._posted: deque[Callable[[], None]] = deque()
         self.ports = {
@@ -151,12 +156,14 @@ class Rig:
             if record:
                 for camera in self._cameras.values():
                     camera.film(self)
+            if self.worker is not None:
+                self.worker.hand_over()
             self.round()
 
     def camera(self, name: str = "gate", *, fps: int = 20, size: int = 2000, config: TrackConfig = CONFIG) -> Camera:
         camera = Camera(name, fps, size, config, self.clock.monotonic_s())
         self._cameras[name] = camera
-        self.intake.declare(camera.track, name, config)
+        (self.worker or self.intake).declare(camera.track, name, config)
         return camera
 
     @property
@@ -176,6 +183,8 @@ class Rig:
         """Stop as the recorder does, and close every volume."""
         for camera in self._cameras.values():
             camera.flush(self)
+        if self.worker is not None:
+            self.worker.hand_over()
         for _ in range(round(seconds / 0.05)):
             self.engine.stop()
             if self.engine.idle:
@@ -187,6 +196,8 @@ class Rig:
             port.close(0.0)
         for target in self.targets.values():
             target.close(0.0)
+        if self.worker is not None:
+            self.worker.close()
         self.pool.close()
 
 
@@ -216,14 +227,14 @@ class Camera:
         self.config = replace(self.config, **changes)  # type: ignore[arg-type]
         for fragment in self._fragmenter.configure(self.config):
             self._hand_over(rig, fragment)
-        rig.intake.declare(self.track, self.track.stream, self.config)
+        (rig.worker or rig.intake).declare(self.track, self.track.stream, self.config)
 
     def flush(self, rig: Rig) -> None:
         for fragment in self._fragmenter.flush():
             self._hand_over(rig, fragment)
 
     def _hand_over(self, rig: Rig, fragment: Fragment) -> None:
-        rig.intake.put(fragment)
+        (rig.worker or rig.intake).put(fragment)
         self.put.add((self.track.stream, fragment.session, fragment.index))
 
 

@@ -19,6 +19,7 @@ from tests.support.simulation_disks import View
 from tests.support.volumes import scan
 
 from nvrstore.checksum import crc32c
+from nvrstore.extents import Extent
 from nvrstore.failover.machine import State
 from nvrstore.failover.terms import ClaimKey, keys_in
 from nvrstore.journal.model import Batch, VolumeHeader
@@ -28,7 +29,6 @@ from nvrstore.model import Commit, Record, RecordKind, Role
 from nvrstore.replicate.floor import Floor
 from nvrstore.replicate.resync import ResyncPlan
 from nvrstore.targets.contract import Request, Verb
-from nvrstore.targets.pool import Extent
 from nvrstore.upkeep.retention import Reason, Removal
 
 if TYPE_CHECKING:
@@ -319,7 +319,8 @@ class Checks:
             bound = self.world.plan.pool_bytes
             if node.buffer.bytes > bound + SLACK_BYTES:
                 self.fail("I22", f"{node.buffer.bytes} bytes are held, {bound} are allowed")
-            if node.buffer.waiting_bytes != sum(lane.waiting.bytes for lane in engine.lanes):
+            waiting = [fragment for lane in engine.lanes for fragment in lane.waiting.fragments]
+            if node.buffer.waiting_bytes != sum(fragment.length for fragment in waiting if fragment.loan is None):
                 self.fail("I22", "the replay buffer has lost count")
             for name in engine.ports:
                 # Those that somebody else killed while they were stuck are beyond what a recorder can count.

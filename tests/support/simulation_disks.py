@@ -16,12 +16,13 @@ from random import Random
 from nvrstore.checksum import crc32c
 from nvrstore.clock import ManualClock
 from nvrstore.errors import TargetUnavailableError
+from nvrstore.extents import Extent
 from nvrstore.limits import ABANDONED_WORKERS_MAX, GIB
 from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.memory import MemoryTarget
 from nvrstore.targets.memory_appender import MemoryAppender
 from nvrstore.targets.memory_files import write_sectors
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 
 WRITES = frozenset({Verb.OPEN, Verb.APPEND})
 

@@ -1,7 +1,8 @@
 """One mutation of the code for each promise: a recorder that breaks it, for the checks of the simulation to find.
 
-acknowledge early · reuse memory · believe a failed sync · ignore the term · prune whatever others own · cut below what was
-committed · bring back what expired · say nothing about what was dropped · commit out of order · recover what is being written
+acknowledge early · reuse memory · give it back too early · believe a failed sync · ignore the term · prune whatever others own
+cut below what was committed · bring back what expired · say nothing about what was dropped · commit out of order
+recover what is being written
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from typing import Any, Final
 from unittest import mock
 
 from nvrstore import losses
+from nvrstore.extents import Loan
 from nvrstore.journal.scan import ScanResult
 from nvrstore.model import Fragment
 from nvrstore.replicate import recover, resync
+from nvrstore.replicate.buffer import Held, ReplayBuffer
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.lane import Lane
 from nvrstore.replicate.places import Watch
@@ -54,6 +57,20 @@ def reuse_memory() -> Iterator[None]:
             grave.held.clear()
 
     with mock.patch.object(Port, "fail", forgetful):
+        yield
+
+
+@contextmanager
+def give_back_too_early() -> Iterator[None]:
+    """A worker may fill its extent again as soon as its fragments are in a batch: in the one that lies there."""
+    keep = ReplayBuffer.keep
+
+    def generous(self: ReplayBuffer, loan: Loan) -> Held:
+        held = keep(self, loan)
+        held._memory = mock.Mock(view=held._memory.view)
+        return held
+
+    with mock.patch.object(ReplayBuffer, "keep", generous), mock.patch.object(Loan, "keep", lambda loan: None):
         yield
 
 
@@ -132,6 +149,7 @@ def recover_what_is_being_written() -> Iterator[None]:
 MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any]]]] = {
     "acknowledge early": (acknowledge_early, ("I2",), {}),
     "reuse memory": (reuse_memory, ("memory",), {}),
+    "give back too early": (give_back_too_early, ("memory",), {"laid_out": True}),
     "believe a failed sync": (believe_a_failed_sync, ("I2",), {}),
     "ignore the term": (ignore_the_term, ("I9",), {}),
     "cut below a committed batch": (cut_below_a_committed_batch, ("I17", "I1", "I10"), {}),

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from tests.support.laid_out import Worker
+
 from nvrstore.clock import ManualClock
 from nvrstore.errors import FormatError, JournalInUseError, NvrstoreError, TargetError
 from nvrstore.failover.machine import MEMBER, State
@@ -142,10 +144,13 @@ class Node:
         self.frozen = False
         self.crashed = False
         self.engine: JournalEngine | None = None
-        self.pool = Pool(world.plan.pool_bytes + SLACK_BYTES)  # as in a recorder: at the bound there is room for a header
+        windows = int(world.plan.laid_out)
+        # As in a recorder: at the bound there is room for a header, and the bound is reached before a window is full.
+        self.pool = Pool(world.plan.pool_bytes + SLACK_BYTES, windows=windows, window_bytes=2 * world.plan.pool_bytes + SLACK_BYTES)
         self.buffer = ReplayBuffer(self.pool, bytes_max=world.plan.pool_bytes)
         self.buffer.bytes_max = world.plan.pool_bytes
         self.intake = Intake()
+        self.worker = Worker(self.pool.windows[0], self.intake, session) if windows else None
         self.hub = Hub(self.clock, on_failure=lambda error: None)
         self.put: dict[tuple[str, int, int], int] = {}  # identity -> UTC; what cameras handed over
         self.acked: set[tuple[str, int, int]] = set()

@@ -55,6 +55,7 @@ class Plan:
     kinds: tuple[str, ...]
     fault_every_s: float
     calls: int
+    laid_out: bool = False  # batches come from another process, through a window of the pool
 
     @classmethod
     def draw(cls, rng: Random) -> Plan:
@@ -89,7 +90,8 @@ class World:
         self.seed = seed
         self.rng = Random(f"nvrstore {seed}")
         drawn = Plan.draw(self.rng)
-        self.plan = Plan(**{**drawn.__dict__, **changes})
+        laid_out = Random(f"nvrstore laid out {seed}").random() < 0.4  # drawn apart: the seeds that there were play as they did
+        self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **changes})
         self.clock = ManualClock()
         self._zero_s = self.clock.monotonic_s()
         self.history: list[str] = []
@@ -129,6 +131,9 @@ class World:
         for views in self.views.values():
             for view in views.values():
                 view.close(0)
+        for node in self.nodes:
+            if node.worker is not None:
+                node.worker.close()
         for pool in pools:
             pool.close()
 
@@ -161,7 +166,7 @@ class World:
     def begun(self, node: Node) -> None:
         """It records from now on."""
         for stream in STREAMS:
-            node.intake.declare(TrackKey(stream, Media.VIDEO), stream, CONFIG)
+            (node.worker or node.intake).declare(TrackKey(stream, Media.VIDEO), stream, CONFIG)
         node.cameras_from_s = self.clock.monotonic_s()
 
     # --- time
@@ -206,9 +211,17 @@ class World:
                     (moof, data),
                     len(moof) + len(data),
                 )
-                node.put[identity] = fragment.utc_ns
-                node.intake.put(fragment)
+                if node.worker is not None:
+                    node.worker.put(fragment)
+                else:
+                    node.put[identity] = fragment.utc_ns
+                    node.intake.put(fragment)
             node.filmed += 1
+            if node.worker is not None:
+                for handed in node.worker.hand_over():
+                    node.put[handed.track.stream, handed.session, handed.index] = handed.utc_ns
+                if index % 8 == 7:
+                    node.worker.sit()  # the process died between two batches
             if self.rng.random() < 0.1:
                 self._marks += 1
                 node.intake.record(Record(RecordKind.MARK, f"mark-{self._marks}", {"stream": "gate", "n": self._marks}))

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from nvrstore.extents import Extent
 from nvrstore.limits import BLOCK_BYTES
 from nvrstore.targets.contract import Answer, Appender, Request, Steps, Target, Verb
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.faulty import FaultyTarget
 from nvrstore.targets.identity import init_target
 from nvrstore.targets.memory import MemoryTarget
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 from nvrstore.targets.steps import run_steps
 
 T = TypeVar("T")

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nvrstore.extents import Extent
 from nvrstore.limits import BLOCK_BYTES
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 
 
 def test_an_extent_is_whole_blocks_and_freed_once() -> None:

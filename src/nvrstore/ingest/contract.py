@@ -13,7 +13,7 @@ source come from one thread at a time. Credentials live in `Endpoint` alone, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -118,3 +118,13 @@ class Intake(Protocol):
 
     def record(self, record: Record) -> None:
         """Hand a ledger record over."""
+
+
+class LaneIntake(Intake, Protocol):
+    """Who also takes batches that were laid out in another process."""
+
+    def declare(self, track: TrackKey, name: str, config: TrackConfig, lane: Hashable = None) -> None:
+        """`lane`: what names the tracks that are laid out together."""
+
+    def put_lane(self, fragments: Sequence[Fragment]) -> None:
+        """Hand the fragments of such a batch over, all of them."""

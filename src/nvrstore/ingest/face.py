@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from nvrstore.config import StreamConfig
-from nvrstore.ingest.contract import Intake
+from nvrstore.ingest.contract import LaneIntake
 from nvrstore.ingest.status import StreamStatus
 from nvrstore.ingest.taps import Tap
 from nvrstore.model import Gap
@@ -36,7 +36,7 @@ class StreamHand(Protocol):
 class Cameras(Protocol):
     """All streams of one recorder. Thread-safe."""
 
-    def add(self, config: StreamConfig, intake: Intake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = ...) -> StreamHand:
+    def add(self, config: StreamConfig, intake: LaneIntake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = ...) -> StreamHand:
         """Record a stream from now on. Raises `UsageError` for an id that is in use, `ClosedError` after `stop`."""
 
     def remove(self, stream: str, timeout_s: float = ...) -> bool:

@@ -3,7 +3,8 @@
     uuid(batch header)  [uuid(records)]  { prft moof mdat } x n  free…4096            lengths, structs, seeds: layout.py
 
 A fragment depends on its volume in three fields only (`mfhd` sequence, `track_ID`, `tfdt`); they are set here, in the
-extent, when the batch is built, also on replay. Its bytes are copied once and read once, by the checksum.
+extent, when the batch is built, also on replay. Its bytes are copied once, here or where an ingest worker lays the batch out,
+and read once, by the checksum.
 
 Invariants: a batch is a function of the volume's header, of the batches before it and of its arguments; a built batch
 is never changed. `tfdt` never runs backwards within a track of a volume. Knows no file and no target.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Final
 
 from nvrstore.checksum import Buffer, crc32c
@@ -47,6 +49,31 @@ _U32: Final = struct.Struct(">I")
 _U64: Final = struct.Struct(">Q")
 
 
+def batch_size(fragments: Sequence[Fragment], records_length: int = 0) -> int:
+    """Exact bytes of a batch of `fragments` and a box of records: a multiple of 4096."""
+    body = sum(fragment.length for fragment in fragments) + len(fragments) * (PRFT.size + ENTRY.size)
+    return padded(BATCH_HEAD_MIN + records_length + body)
+
+
+def positions(lengths: Sequence[int]) -> list[int]:
+    """Where fragments of these lengths begin in a batch without records."""
+    at = BATCH_HEAD_MIN + len(lengths) * ENTRY.size
+    return [at + PRFT.size * (i + 1) + before for i, before in enumerate(accumulate(lengths[:-1], initial=0))] if lengths else []
+
+
+def lay_out(view: memoryview, fragments: Sequence[Fragment]) -> None:
+    """Copy `fragments` to where they stand in a batch without records (`positions`).
+
+    `view` has `batch_size(fragments)` bytes. `VolumeBuilder.build` makes the batch of it, in place: for processes that
+    gather what another one will write.
+    """
+    for fragment, at in zip(fragments, positions([fragment.length for fragment in fragments]), strict=True):
+        for part in fragment.parts:
+            end = at + len(part)
+            view[at:end] = part
+            at = end
+
+
 class VolumeBuilder:
     """Builds one volume: `header_bytes`, which it begins with, and then its batches in order.
 
@@ -72,14 +99,21 @@ class VolumeBuilder:
 
     def size(self, fragments: Sequence[Fragment], records: Sequence[Record] = ()) -> int:
         """Exact bytes of the batch that `build` would make: a multiple of 4096."""
-        body = sum(fragment.length for fragment in fragments) + len(fragments) * (PRFT.size + ENTRY.size)
-        return padded(BATCH_HEAD_MIN + len(pack_records(records)) + body)
+        return batch_size(fragments, len(pack_records(records)))
 
     def build(
-        self, view: memoryview, fragments: Sequence[Fragment], records: Sequence[Record], *, last_committed: int, utc_now_ns: int
+        self,
+        view: memoryview,
+        fragments: Sequence[Fragment],
+        records: Sequence[Record],
+        *,
+        last_committed: int,
+        utc_now_ns: int,
+        in_place: bool = False,
     ) -> Batch:
         """Write the next batch into `view`, which has exactly `size(fragments, records)` bytes.
 
+        `in_place`: `lay_out` has put these fragments there, and there are no records.
         Raises ValueError for what the caller should have asked `fits` or `size` about; nothing of it counts then.
         """
         offset, origin_ns, sequence = self.offset, self.header.origin_ns, self._sequence
@@ -90,6 +124,8 @@ class VolumeBuilder:
             raise ValueError(f"a batch of {len(view)} bytes is larger than {BATCH_BYTES_MAX}")
         if not -1 <= last_committed < self.number:
             raise ValueError(f"batch {last_committed} cannot be committed before batch {self.number} is built")
+        if in_place and records:
+            raise ValueError("records stand in front of fragments: no place was left for them")
         view[head_length:at] = records_box
         entries: list[FragmentEntry] = []
         ends = self._ends.copy()
@@ -120,8 +156,11 @@ class VolumeBuilder:
             at = moof
             for part in fragment.parts:
                 end = at + len(part)
-                view[at:end] = part
+                if not in_place:
+                    view[at:end] = part
                 at = end
+            if in_place and bytes(view[moof + 4 : moof + 8]) != b"moof":
+                raise ValueError(f"there is no fragment of {fragment.track} at byte {moof} of the batch")
             if at - moof != fragment.length:
                 raise ValueError(f"the parts of a fragment of {fragment.track} have {at - moof} bytes, not {fragment.length}")
             _U32.pack_into(view, moof + MFHD_SEQUENCE_AT, sequence)

@@ -82,7 +82,7 @@ class RecorderCore:
         self.config, self._take_over, self.clock, self._make = config, take_over, clock, make
         self.session = secrets.randbits(64)
         self.bus = Bus()
-        self._ingest = make_cameras(self.session, config.recorder, clock, self.publish, resolve)
+        self._ingest = make_cameras(self.session, config, clock, self.publish, resolve, lambda: self._pool.windows)
         self.failed: Future[None] = Future()  # done with an exception when the recorder itself cannot go on
         self.durability = Durability(max(journal.copies for journal in config.journals))
         self._intakes: dict[str, Intake] = {}
@@ -168,10 +168,12 @@ class RecorderCore:
         config, clock = self.config, self.clock
         self.catalog = Catalog(self.state.catalog, on_alarm=self._catalog_alarm)
         self._undo.append(self.catalog.close)
-        self._pool = Pool(POOL_BYTES)
-        self._undo.append(self._pool.close)
         wanted = [journal.buffer_bytes for journal in config.journals if journal.buffer_bytes is not None]
-        self._buffer = ReplayBuffer(self._pool, bytes_max=max(sum(wanted), BUFFER_BYTES_MIN) if wanted else BUFFER_BYTES)
+        buffer_bytes = max(sum(wanted), BUFFER_BYTES_MIN) if wanted else BUFFER_BYTES
+        # A window is never what is full first: the buffer's bound is, and what then has to go is decided here.
+        self._pool = Pool(POOL_BYTES, windows=config.recorder.workers, window_bytes=2 * buffer_bytes)
+        self._undo.append(self._pool.close)
+        self._buffer = ReplayBuffer(self._pool, bytes_max=buffer_bytes)
         self.hub = Hub(clock, on_failure=self._fail)
         ports = self._ports = make_ports(self, self._pool, self._ids)
         for port in ports.values():

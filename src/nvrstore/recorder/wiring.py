@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from nvrstore.clock import Clock
 from nvrstore.config import Config, JournalConfig
-from nvrstore.config.models import RecorderConfig
+from nvrstore.crew.crew import Crew
 from nvrstore.events import Event
-from nvrstore.ingest.crew.crew import Crew
+from nvrstore.extents import Window
 from nvrstore.ingest.face import Cameras
 from nvrstore.ingest.group import Ingest
 from nvrstore.ingest.supervisor import ResolveStream
@@ -33,11 +33,19 @@ class Parts(Protocol):
     session: int
 
 
-def make_cameras(session: int, config: RecorderConfig, clock: Clock, on_event: Callable[[Event], None], resolve: ResolveStream) -> Cameras:
-    """Ingest as configured: in threads of this process, or in processes of its own."""
-    if config.workers:
-        return Crew(session, config, config.workers, clock=clock, on_event=on_event, resolve=resolve)
-    return Ingest(session, clock=clock, on_event=on_event, resolve=resolve, local=config.local)
+def make_cameras(
+    session: int,
+    config: Config,
+    clock: Clock,
+    on_event: Callable[[Event], None],
+    resolve: ResolveStream,
+    windows: Callable[[], Sequence[Window]],
+) -> Cameras:
+    """Ingest as configured: in threads of this process, or in processes of its own, which lay batches out in `windows` of the pool."""
+    if config.recorder.workers:
+        ticks_s = {journal.name: journal.tick_s for journal in config.journals}
+        return Crew(session, config.recorder, ticks_s, windows, clock=clock, on_event=on_event, resolve=resolve)
+    return Ingest(session, clock=clock, on_event=on_event, resolve=resolve, local=config.recorder.local)
 
 
 def make_ports(parts: Parts, pool: Pool, ids: Mapping[str, str]) -> dict[str, Port]:

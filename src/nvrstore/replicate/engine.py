@@ -12,7 +12,7 @@ simulation drives the very same code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -24,7 +24,7 @@ from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
 from nvrstore.journal.records import pack_record
-from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S
+from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S, VOLUMES_SHARE_MAX
 from nvrstore.losses import Losses
 from nvrstore.model import Commit, Epoch, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
 from nvrstore.replicate.buffer import ReplayBuffer
@@ -69,8 +69,7 @@ class JournalEngine:
         self._refuge = False
         self._members: list[MemberRef] = []
         self._alone_since_s: float | None = now_s
-        self._started_s = now_s
-        self._formed = False
+        self._started_s, self._formed = now_s, False
         self.standing_state = Standing()
         self._losses = Losses("no target and no refuge could take it")
         self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
@@ -104,7 +103,7 @@ class JournalEngine:
             size = int(min(max(rate_bps * VOLUME_SPAN_S, VOLUME_BYTES_MIN), VOLUME_BYTES_MAX))
         totals = [look.total_bytes for m in self._members if (look := self.ports[m.target].look) is not None]
         if totals:
-            size = min(size, max(min(totals) // VOLUME_SHARE_MAX, MIB))
+            size = min(size, max(min(totals) // max(VOLUME_SHARE_MAX, VOLUMES_SHARE_MAX * 2 * len(self.lanes)), MIB))
         return -(-size // MIB) * MIB
 
     def standing(self) -> list[Record]:
@@ -146,7 +145,7 @@ class JournalEngine:
         self._bound()
         if self.lost_at_s is not None and not any(lane.owes for lane in self.lanes):
             self.lost_at_s = now_s  # the time to recovery begins when there is something to commit
-        for lane in self.lanes:
+        for lane in sorted(self.lanes, key=lambda lane: lane.built_s):  # who waits longest for a target that is busy has the next place
             lane.step(now_s, flush=self._stopping)
         for member in self._members if self._lane_of else ():
             self.ports[member.target].look_if_idle(self.spec.tick_s)
@@ -158,8 +157,8 @@ class JournalEngine:
 
     def _take_in(self) -> None:
         taken = self.intake.take()
-        for track, name, config in taken.declared:
-            self._lane(track).declare(track, name, config)
+        for track, name, config, group in taken.declared:
+            self._lane(track, group).declare(track, name, config)
         for fragment in taken.fragments:
             self._lane(fragment.track).put(fragment)
             if self._losses and self.buffer.bytes <= self.buffer.bytes_max // 2:
@@ -178,23 +177,25 @@ class JournalEngine:
         self.standing_state.apply(record)
         stream = record.body.get("stream")
         lane = self._lane_of.get(TrackKey(stream, Media.VIDEO)) if isinstance(stream, str) else None
-        (lane or self._lane_with_room()).waiting.records.append(record)
+        (lane or next(iter(self.lanes), None) or self._lane_with_room(None)).waiting.records.append(record)
 
-    def _lane(self, track: TrackKey) -> Lane:
+    def _lane(self, track: TrackKey, group: Hashable = None) -> Lane:
         """The lane of a track, for the whole session. Audio goes with its video where there is room."""
         lane = self._lane_of.get(track)
         if lane is None:
             beside = self._lane_of.get(TrackKey(track.stream, Media.VIDEO))
-            lane = beside if beside is not None and beside.room > 0 else self._lane_with_room()
+            lane = beside if beside is not None and beside.room > 0 else self._lane_with_room(group)
             self._lane_of[track] = lane
         return lane
 
-    def _lane_with_room(self) -> Lane:
-        for lane in self.lanes:
-            if lane.room > 0:
-                return lane
-        self.lanes.append(Lane(self, len(self.lanes)))
-        return self.lanes[-1]
+    def _lane_with_room(self, group: Hashable) -> Lane:
+        """Whoever lays batches out elsewhere names what belongs together: such tracks have lanes of their own."""
+        with_room = (lane for lane in self.lanes if not lane.tracks or (lane.group == group and lane.room > 0))
+        lane = next(with_room, None) or Lane(self, len(self.lanes))
+        if lane.number == len(self.lanes):
+            self.lanes.append(lane)
+        lane.group = group
+        return lane
 
     # --- effects of what happens to targets (places.py)
 
@@ -233,7 +234,7 @@ class JournalEngine:
         """Grow, release, or hand the primary's role back: one change at a time, each durable before the next."""
         states = self.states()
         if not self._formed:
-            settled = all(state is not State.AWAY and state is not State.HOLD_DOWN for state in states.values())
+            settled = all(state not in (State.AWAY, State.HOLD_DOWN) for state in states.values())
             if not settled and now_s - self._started_s < SETTLE_S:
                 return
             self._formed = True

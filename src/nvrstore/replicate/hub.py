@@ -154,7 +154,7 @@ class Hub:
         for port in self.ports:
             port.pump()
             port.tick()
-        for engine in self.engines:
+        for engine in sorted(self.engines, key=_served_s):  # journals share targets: who waits longest has the next place
             engine.step(resumed_s=self.resumed_s)
         # What was answered meanwhile is taken now, and nothing will wake us for it: the engines must see it before anybody waits.
         self._heard = False
@@ -204,3 +204,8 @@ class Hub:
             self._closed = True
             self._poll.close()
             os.close(self._wake_fd)
+
+
+def _served_s(engine: JournalEngine) -> float:
+    """When the last batch of a journal was built."""
+    return max((lane.built_s for lane in engine.lanes), default=0.0)

@@ -6,7 +6,7 @@ Never blocks: a lock around three appends. The engine's thread takes everything 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from nvrstore.limits import BATCH_BYTES_CUT
@@ -17,7 +17,7 @@ from nvrstore.model import Fragment, Record, TrackConfig, TrackKey
 class Taken:
     """What arrived since the last time, in order of arrival within each kind."""
 
-    declared: list[tuple[TrackKey, str, TrackConfig]] = field(default_factory=list)
+    declared: list[tuple[TrackKey, str, TrackConfig, Hashable]] = field(default_factory=list)
     fragments: list[Fragment] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
@@ -31,10 +31,10 @@ class Intake:
         self._taken = Taken()
         self._bytes = 0
 
-    def declare(self, track: TrackKey, name: str, config: TrackConfig) -> None:
-        """Announce a track, or its new configuration. Its fragments may follow at once."""
+    def declare(self, track: TrackKey, name: str, config: TrackConfig, lane: Hashable = None) -> None:
+        """Announce a track, or its new configuration. Its fragments may follow at once. `lane`: see `put_lane`."""
         with self._lock:
-            self._taken.declared.append((track, name, config))
+            self._taken.declared.append((track, name, config, lane))
 
     def put(self, fragment: Fragment) -> None:
         """Hand a fragment over. Its track must have been declared."""
@@ -44,6 +44,13 @@ class Intake:
             self._bytes = after = before + fragment.length
         if before < BATCH_BYTES_CUT <= after:  # once: under load each fragment would cost a system call
             self._wake()
+
+    def put_lane(self, fragments: Sequence[Fragment]) -> None:
+        """Hand a batch over that lies in shared memory, laid out by somebody else: of tracks that were declared with the same `lane`."""
+        with self._lock:
+            self._taken.fragments.extend(fragments)
+            self._bytes += sum(fragment.length for fragment in fragments)
+        self._wake()
 
     def record(self, record: Record) -> None:
         """Hand a ledger record over."""

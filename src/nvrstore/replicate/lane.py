@@ -3,16 +3,15 @@
     waiting fragments --tick--> batch in an extent --append--> every copy --answers--> settled, in order: commit
     volume: opened on every member, cut by size, age, a set change or a new codec; closed when every batch is settled
 
-Order of durability, where it happens: the header is durable on a copy before its first batch is (one ordered queue); a
-batch counts on a copy when that copy's own sync has returned; batches of a lane are committed in the order they were built.
-The lane decides and queues; ports act.
+Order of durability: the header is durable on a copy before its first batch is (one ordered queue); a batch counts on a copy
+when that copy's own sync has returned; batches are committed in the order they were built. The lane queues; ports act.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Final
 
 from nvrstore.journal.batch import VolumeBuilder, fragment_of
@@ -26,7 +25,7 @@ from nvrstore.replicate.port import Op, Rate
 from nvrstore.replicate.prepare import Preparers
 from nvrstore.replicate.settling import Debts, Settling, identity_of
 from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
-from nvrstore.replicate.waiting import Waiting
+from nvrstore.replicate.waiting import Waiting, whole_loan
 from nvrstore.targets.contract import Answer, Request, Verb
 from nvrstore.telemetry import get_logger
 
@@ -42,16 +41,17 @@ class Lane:
     def __init__(self, host: LaneHost, number: int) -> None:
         self.host, self.number = host, number
         self.tracks: dict[TrackKey, tuple[str, TrackConfig]] = {}
+        self.group: Hashable = None  # whose tracks it takes
         self.waiting = Waiting(host.buffer)
         self.volume: OpenVolume | None = None
         self.finishing: list[OpenVolume] = []
         self._volumes = 0
         self._prepared = Preparers(host)
         self._headers: dict[TrackKey, TrackConfig] = {}  # what the present volume's `moov` says
-        self._track_ids: dict[TrackKey, int] = {}
         self._changed = False  # a track that the present volume lacks is waiting
         self._cut_s = float("-inf")
-        self._tick_s = 0.0
+        self._tick_s, self.built_s = 0.0, 0.0  # when the next batch is due, when the last one was built
+        self._late = False  # one was due, and no target had a place for it
         self._records_since_s: float | None = None
         self.rate = Rate(host.clock.monotonic_s())
         self._ended = False
@@ -84,7 +84,7 @@ class Lane:
             self._prepare(now_s)
         if self.volume is not None and self._changed and (now_s - self._cut_s >= CUT_COALESCE_S or flush):
             self.cut()
-        due = flush or now_s >= self._tick_s or self.waiting.bytes >= BATCH_BYTES_CUT
+        due = flush or self._late or now_s >= self._tick_s or self.waiting.bytes >= BATCH_BYTES_CUT or self.waiting.laid_out
         if self.volume is not None and now_s - self.volume.opened_s > self.host.spec.volume_age_s:
             self.cut()
         if self.volume is None and not self._ended and self._should_open(now_s, due, flush):
@@ -93,6 +93,7 @@ class Lane:
             self._tick_s = now_s + self.host.spec.tick_s
             while self._build(now_s) and self.waiting.bytes >= BATCH_BYTES_CUT:
                 pass
+            self._late = bool(self.waiting) and self.built_s < now_s
         self._settling.step(self.volumes(), now_s)
         for volume in list(self.finishing):
             self._finish(volume)
@@ -238,12 +239,21 @@ class Lane:
             self.cut()
             self._open(now_s)
             return self._build(now_s) if self.volume is not None else False
-        held = host.buffer.hold(size)
+        loan = whole_loan(fragments, size) if not records else None
+        held = host.buffer.hold(size) if loan is None else host.buffer.keep(loan)
         if held is None:
             return False
-        batch = volume.builder.build(held.view[:size], fragments, records, last_committed=volume.committed, utc_now_ns=host.clock.utc_ns())
+        batch = volume.builder.build(
+            held.view[:size],
+            fragments,
+            records,
+            last_committed=volume.committed,
+            utc_now_ns=host.clock.utc_ns(),
+            in_place=loan is not None,
+        )
         self.waiting.taken(fragments, skipped, len(records), repeated)
         volume.batches.append(batch)
+        self.built_s = now_s
         pending = {copy.target for copy in volume.live()}
         sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, built_s=now_s, repays=owed is not None)
         volume.submitted.append(sub)

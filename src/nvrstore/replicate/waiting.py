@@ -7,9 +7,10 @@ record --> [records] --select---------> next batch        later ones of its trac
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
+from nvrstore.extents import Loan
 from nvrstore.journal.records import pack_record
 from nvrstore.limits import BATCH_BYTES_CUT, RECORDS_BYTES_MAX
 from nvrstore.model import Fragment, Record, TrackKey
@@ -19,7 +20,7 @@ RECORDS_BYTES_CUT: Final = RECORDS_BYTES_MAX * 3 // 4  # of one batch; the last 
 
 
 class Waiting:
-    """See the module. Its bytes count in the replay buffer."""
+    """See the module. Its bytes count in the replay buffer; those of a window do so by their extents, as long as one fragment is there."""
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._buffer = buffer
@@ -33,7 +34,7 @@ class Waiting:
 
     def put(self, fragment: Fragment) -> None:
         self.fragments.append(fragment)
-        self._count(fragment.length)
+        self._count(fragment, 1)
 
     def put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
         """In front of everything newer: they were selected before, and are owed again. Each track keeps its order."""
@@ -43,14 +44,17 @@ class Waiting:
             front.append(self.fragments.popleft())
         self.fragments.extendleft(reversed(_in_order([*front, *fragments])))
         self.records.extendleft(reversed(records))
-        self._count(sum(fragment.length for fragment in fragments))
+        for fragment in fragments:
+            self._count(fragment, 1)
 
     def drop_oldest(self) -> Fragment | None:
         """The oldest fragment, given up."""
         if not self.fragments:
             return None
         fragment = self.fragments.popleft()
-        self._count(-fragment.length)
+        self._count(fragment, -1)
+        if fragment.loan is not None:
+            fragment.loan.leave()
         return fragment
 
     def repeat(self, standing: Iterable[Record]) -> None:
@@ -93,19 +97,36 @@ class Waiting:
                 repeated += source is self._repeated
         return chosen, repeated
 
+    @property
+    def laid_out(self) -> bool:
+        """Whether a batch that an ingest worker has laid out comes next."""
+        return bool(self.fragments) and self.fragments[0].loan is not None
+
     def taken(self, chosen: list[Fragment], skipped: list[Fragment], records: int, repeated: int) -> None:
         """What was selected is in a batch now."""
         rest = list(self.fragments)[len(chosen) + len(skipped) :]
         self.fragments = deque(skipped + rest)
-        self._count(-sum(fragment.length for fragment in chosen))
+        for fragment in chosen:
+            self._count(fragment, -1)
+            if fragment.loan is not None:
+                fragment.loan.leave()
         for _ in range(repeated):
             self._repeated.popleft()
         for _ in range(records - repeated):
             self.records.popleft()
 
-    def _count(self, length: int) -> None:
-        self.bytes += length
-        self._buffer.waiting_bytes += length
+    def _count(self, fragment: Fragment, sign: int) -> None:
+        self.bytes += sign * fragment.length
+        if fragment.loan is None:
+            self._buffer.waiting_bytes += sign * fragment.length
+
+
+def whole_loan(fragments: Sequence[Fragment], size: int) -> Loan | None:
+    """The loan of `size` bytes whose fragments these are, all of them and nothing else: as they were laid out."""
+    loan = fragments[0].loan if fragments else None
+    if loan is None or not loan.whole or loan.count != len(fragments) or loan.extent.length != size:
+        return None
+    return loan if all(fragment.loan is loan for fragment in fragments) else None
 
 
 def _in_order(fragments: list[Fragment]) -> list[Fragment]:

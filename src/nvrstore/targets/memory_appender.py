@@ -8,11 +8,12 @@ import posixpath
 from random import Random
 from typing import TYPE_CHECKING
 
+from nvrstore.extents import Extent
 from nvrstore.limits import BLOCK_BYTES
 from nvrstore.targets.contract import APPENDER_VERBS, Answer, Request, Verb
 from nvrstore.targets.memory_files import MemoryFile, fail, write_sectors
 from nvrstore.targets.memory_line import Line
-from nvrstore.targets.pool import Extent, Pool
+from nvrstore.targets.pool import Pool
 
 if TYPE_CHECKING:
     from nvrstore.targets.memory import MemoryTarget
@@ -126,7 +127,7 @@ class MemoryAppender(Line):
 
     def _append(self, file: MemoryFile, request: Request) -> None:
         aligned = (request.offset | request.length | request.extent) % BLOCK_BYTES == 0
-        if not aligned or not 0 < request.length <= self._pool.size - request.extent:
+        if not aligned or not 0 < request.length <= self._pool.length - request.extent:
             raise fail(errno.EINVAL)
         self.target.files.reserve(request.offset + request.length - file.seen_size)
         file.write_through(request.offset, self._pool.view(Extent(request.extent, request.length)))

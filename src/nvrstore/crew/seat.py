@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from nvrstore.crew.messages import Freed, Sit
+from nvrstore.crew.process import Process
+from nvrstore.crew.stream import RemoteStream
 from nvrstore.errors import SourceError
+from nvrstore.extents import Window
 from nvrstore.ingest.contract import Endpoint
-from nvrstore.ingest.crew.process import Process
-from nvrstore.ingest.crew.stream import RemoteStream
 from nvrstore.model import TrackConfig, TrackKey
 from nvrstore.telemetry import ROOT
 
@@ -20,6 +22,7 @@ class Seat:
     """A place for a worker, and the streams that it receives."""
 
     number: int
+    window: Window  # of the pool, where its worker lays batches out
     process: Process | None = None
     streams: list[RemoteStream] = field(default_factory=list)
     ended: int = 0  # workers that sat here
@@ -29,6 +32,11 @@ class Seat:
 
     def sit(self, process: Process | None, now_s: float) -> None:
         self.process, self.seated_s = process, now_s
+        if process is not None:
+            self.window.open(
+                lambda taken: process.post(Sit(self.window.offset, self.window.length, taken)),
+                lambda extent: process.post(Freed(extent)),
+            )
 
     def lost(self, reason: str, now_s: float) -> None:
         self.process = None
@@ -41,11 +49,13 @@ class Seat:
 class Heard:
     """What was heard of one worker. Used by the thread that hears it, but for `streams`, which grow under the lock."""
 
+    seat: Seat | None = None
     streams: dict[str, RemoteStream] = field(default_factory=dict)
-    tracks: dict[int, tuple[RemoteStream, TrackKey, TrackConfig]] = field(default_factory=dict)
+    tracks: dict[int, tuple[TrackKey, TrackConfig]] = field(default_factory=dict)
     end: int = 0  # of the ring, as far as it was copied
     waiting_bytes: int = 0
     stuck: int = 0
+    torn: bool = False  # a batch is missing: nothing more of it is heard
 
 
 def plain_endpoint(endpoint: Endpoint) -> Endpoint:

@@ -1,8 +1,9 @@
 """Inside an ingest worker: an `Ingest` like the one that runs in threads, driven by messages.
 
-    pipe ─▶ commands (this thread) ─▶ Ingest ─▶ Outbox ─▶ ring, pipe
+    pipe ─▶ commands (this thread) ─▶ Ingest ─▶ Outbox ─▶ batches in its window, ring, pipe
 
-A worker owns nothing: no target, no file, no secret but those in sockets. When the recorder goes it goes, at once.
+A worker owns nothing: no target, no file, no secret but those in sockets. Of the recorder's pool it maps its own window alone.
+When the recorder goes it goes, at once.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ import mmap
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final, NoReturn
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import StreamConfig
-from nvrstore.errors import SourceError
-from nvrstore.events import Event
-from nvrstore.ingest.contract import Endpoint
-from nvrstore.ingest.crew.messages import (
+from nvrstore.crew.messages import (
     Add,
     Asked,
     Command,
+    Freed,
     Logged,
     Looked,
     Recorded,
@@ -35,6 +35,7 @@ from nvrstore.ingest.crew.messages import (
     Resolved,
     Retry,
     Setup,
+    Sit,
     Stop,
     Stopped,
     Tapping,
@@ -42,22 +43,26 @@ from nvrstore.ingest.crew.messages import (
     Trigger,
     receive,
 )
-from nvrstore.ingest.crew.outbox import Outbox
-from nvrstore.ingest.crew.ring import RING_BYTES, RingWriter
+from nvrstore.crew.outbox import Outbox
+from nvrstore.crew.ring import RING_BYTES, RingWriter
+from nvrstore.errors import SourceError
+from nvrstore.events import Event
+from nvrstore.ingest.contract import Endpoint
 from nvrstore.ingest.group import Ingest
-from nvrstore.model import Record
+from nvrstore.limits import TICK_S
+from nvrstore.model import Record, TrackKey
 from nvrstore.telemetry import ROOT, get_logger
 
 log = get_logger("ingest.worker")
 
 
-def work(pipe: Connection, memory_fd: int) -> NoReturn:
+def work(pipe: Connection, ring_fd: int, pool_fd: int) -> NoReturn:
     """Do what is said on `pipe` until it is closed, or everything was stopped and handed over."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # meant for the recorder, which says what is to be done
     try:
         (setup,) = receive(pipe)
-        _Worker(pipe, memoryview(mmap.mmap(memory_fd, RING_BYTES)), setup).serve()
+        _Worker(pipe, memoryview(mmap.mmap(ring_fd, RING_BYTES)), pool_fd, setup).serve()
     except (EOFError, OSError):
         pass  # nobody is there any more to record for
     os._exit(0)  # sources that are stuck in the kernel would keep the interpreter from ending
@@ -66,18 +71,22 @@ def work(pipe: Connection, memory_fd: int) -> NoReturn:
 class _Intake:
     """Where the fragments of one stream go. See `Intake`."""
 
-    def __init__(self, outbox: Outbox, stream: str) -> None:
-        self._outbox, self._stream = outbox, stream
-        self.declare, self.put = outbox.declare, outbox.put
+    def __init__(self, outbox: Outbox, config: StreamConfig, ticks_s: Mapping[str, float]) -> None:
+        self._outbox, self._stream = outbox, config.id
+        journal = config.journal or ""
+        tick_s = ticks_s.get(journal, TICK_S)
+        self.declare = partial(outbox.declare, journal=journal, tick_s=tick_s)
+        self.assign = partial(outbox.batches.assign, journal=journal, tick_s=tick_s)
+        self.put = outbox.put
 
     def record(self, record: Record) -> None:
         self._outbox.post(Recorded(self._stream, record))
 
 
 class _Worker:
-    def __init__(self, pipe: Connection, memory: memoryview, setup: Setup) -> None:
-        self._pipe, self._parent = pipe, setup.pid
-        self._outbox = Outbox(pipe, RingWriter(memory), SYSTEM_CLOCK, self._look)
+    def __init__(self, pipe: Connection, ring: memoryview, pool_fd: int, setup: Setup) -> None:
+        self._pipe, self._pool_fd, self._parent, self._ticks_s = pipe, pool_fd, setup.pid, setup.ticks_s
+        self._outbox = Outbox(pipe, RingWriter(ring), SYSTEM_CLOCK, self._look)
         self._ingest = Ingest(
             setup.session,
             clock=SYSTEM_CLOCK,
@@ -93,6 +102,8 @@ class _Worker:
         logger.addHandler(_Forward(self._outbox.post))
         logger.propagate = False
         self._do: Final[dict[type, Callable[..., None]]] = {
+            Sit: self._sit,
+            Freed: self._freed,
             Add: self._add,
             Remove: self._remove,
             Retry: self._retry,
@@ -125,8 +136,16 @@ class _Worker:
 
     # --- commands
 
+    def _sit(self, sit: Sit) -> None:
+        self._outbox.batches.sit(memoryview(mmap.mmap(self._pool_fd, sit.length, offset=sit.offset)), sit.taken)
+
+    def _freed(self, freed: Freed) -> None:
+        self._outbox.batches.freed(freed.extent)
+
     def _add(self, add: Add) -> None:
-        intake = _Intake(self._outbox, add.config.id)
+        intake = _Intake(self._outbox, add.config, self._ticks_s)
+        for media, number in add.lanes.items():
+            intake.assign(TrackKey(add.config.id, media), number)
         self._ingest.add(add.config, intake, open_gaps=add.open_gaps, fragment_s=add.fragment_s, first_index=add.first_index)
 
     def _remove(self, remove: Remove) -> None:

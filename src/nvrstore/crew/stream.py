@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from nvrstore.config import StreamConfig
+from nvrstore.crew.messages import Add, Command, Retry, Tapping, Trigger
 from nvrstore.events import Event, GapOpened, StreamChanged
-from nvrstore.ingest.contract import Intake
-from nvrstore.ingest.crew.messages import Add, Command, Retry, Tapping, Trigger
+from nvrstore.ingest.contract import LaneIntake
 from nvrstore.ingest.status import StreamState, StreamStatus
 from nvrstore.ingest.taps import Tap
 from nvrstore.model import Cause, Fragment, Gap, Media, Record, RecordKind, Sample, TrackConfig, new_id
@@ -25,16 +25,20 @@ class RemoteStream:
     def __init__(
         self,
         config: StreamConfig,
-        intake: Intake,
+        intake: LaneIntake,
         fragment_s: float,
         open_gaps: Iterable[Gap],
         before: RemoteStream | None,
         on_event: Callable[[Event], None],
     ) -> None:
-        self.config, self.intake, self._fragment_s, self._on_event = config, intake, fragment_s, on_event
+        self.config, self.intake, self._on_event = config, intake, on_event
+        self._fragment_s = fragment_s
         self.post: Callable[[Command], None] = lambda _: None
         self.next_index: dict[Media, int] = dict(before.next_index) if before is not None else {}
         self.end_ns: int | None = None  # of the footage that was handed over
+        # Where its tracks lie in the recorder: of another seat's lanes nothing can be said here, nor of another journal's.
+        self.seat: int = before.seat if before is not None and before.config.journal == config.journal else 0
+        self.lanes: dict[Media, int] = dict(before.lanes) if before is not None and self.seat else {}
         self.removed: Future[bool] = Future()
         self._open_gaps = {gap.id: gap for gap in open_gaps}
         self._taps: tuple[Tap, ...] = ()
@@ -75,10 +79,12 @@ class RemoteStream:
 
     # --- its life
 
-    def begin(self, post: Callable[[Command], None]) -> None:
+    def begin(self, post: Callable[[Command], None], seat: int) -> None:
         """A worker gets it, and goes on where the one before was."""
         self.post = post
-        post(Add(self.config, self._fragment_s, tuple(self._open_gaps.values()), dict(self.next_index)))
+        if seat != self.seat:
+            self.seat, self.lanes = seat, {}
+        post(Add(self.config, self._fragment_s, tuple(self._open_gaps.values()), dict(self.next_index), dict(self.lanes)))
         if self._taps:
             post(Tapping(self.config.id, True))
 
@@ -102,12 +108,12 @@ class RemoteStream:
 
     # --- what its worker tells
 
-    def put(self, fragment: Fragment) -> None:
+    def handed_over(self, fragment: Fragment) -> None:
+        """A fragment is here: whoever goes on with this stream begins behind it."""
         media = fragment.track.media
         self.next_index[media] = fragment.index + fragment.samples
         if media is Media.VIDEO or Media.VIDEO not in self.next_index:
             self.end_ns = max(fragment.end_ns, self.end_ns or 0)
-        self.intake.put(fragment)
 
     def record(self, record: Record) -> None:
         if record.kind == RecordKind.GAP:

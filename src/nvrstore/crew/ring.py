@@ -1,4 +1,4 @@
-"""Shared memory through which the bytes of fragments go from a worker to the recorder.
+"""Shared memory through which live samples go from a worker to the recorder.
 
     [ released u64 |··· a page ···| data ........................ ]      one writer, one reader
                                      ^ position % size                   positions only ever grow
@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from nvrstore.limits import FRAGMENT_BYTES_MAX, MIB, SAMPLE_BYTES_MAX
+from nvrstore.limits import MIB, SAMPLE_BYTES_MAX
 
 DATA_AT: Final = 4096
 RING_BYTES: Final = 64 * MIB  # of address space
 
-assert DATA_AT + 2 * (SAMPLE_BYTES_MAX + FRAGMENT_BYTES_MAX) < RING_BYTES, "the largest fragment fits, wherever the last one ended"
+assert DATA_AT + 2 * SAMPLE_BYTES_MAX < RING_BYTES, "the largest sample fits, wherever the last one ended"
 
 
 class RingWriter:

@@ -4,10 +4,12 @@
     seat 2: worker ◀─ streams                        ─▶ the spare sits down, gets its streams, connects
     spare:  worker, everything imported, no stream   ─▶ another spare is started
 
-A camera keeps its seat. A GIL that the host burns costs the recorder what it needs for whole fragments, a few a second and
-stream, instead of for every packet. URLs and logins are looked up here, when a worker asks.
+A camera keeps its seat, and a seat its window of the pool: batches are laid out there, a few a second, and written from
+where they lie. A GIL that the host burns costs the recorder a few lines per fragment, and no copy, instead of all that a
+packet needs. URLs and logins are looked up here, when a worker asks.
 
-Invariants: a stream is received by one worker at a time, and begins in the next one when nothing of the last can be heard
+Invariants: nothing is written over in a window that the recorder still needs, whichever worker sits there; a
+stream is received by one worker at a time, and begins in the next one when nothing of the last can be heard
 any more. Samples that a worker had not handed over lie in a gap that is written down.
 """
 
@@ -16,22 +18,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Final
 
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import StreamConfig
 from nvrstore.config.models import RecorderConfig
-from nvrstore.errors import ClosedError, NvrstoreError, SourceError, UsageError
-from nvrstore.events import Alarm, Event, GapClosed, GapOpened, IngestWorkerLost
-from nvrstore.ingest.contract import Endpoint, Intake, SourceRequest, resolved
-from nvrstore.ingest.crew.messages import (
+from nvrstore.crew.batcher import taken_over
+from nvrstore.crew.messages import (
     Asked,
     Declared,
+    LaidOut,
     Logged,
     Looked,
-    Put,
     Recorded,
     Remove,
     Removed,
@@ -43,40 +43,47 @@ from nvrstore.ingest.crew.messages import (
     Tapped,
     Told,
 )
-from nvrstore.ingest.crew.process import Process
-from nvrstore.ingest.crew.seat import Heard, Seat, plain_endpoint, plain_error
-from nvrstore.ingest.crew.stream import RemoteStream
+from nvrstore.crew.process import Process
+from nvrstore.crew.seat import Heard, Seat, plain_endpoint, plain_error
+from nvrstore.crew.stream import RemoteStream
+from nvrstore.errors import ClosedError, NvrstoreError, SourceError, UsageError
+from nvrstore.events import Alarm, Event, GapClosed, GapOpened, IngestWorkerLost
+from nvrstore.extents import Window
+from nvrstore.ingest.contract import Endpoint, LaneIntake, SourceRequest, resolved
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.limits import FRAGMENT_S, STOP_S
-from nvrstore.model import Cause, Fragment, FragmentFlag, Gap, Sample, new_id
+from nvrstore.model import Cause, Gap, Sample, new_id
 from nvrstore.telemetry import ROOT, get_logger
 
 SHORT_LIVES_MAX: Final = 2  # in a row, before a seat waits longer and longer for its next worker
 WAIT_S_MAX: Final = 30.0
 LAST_WORDS_S: Final = 0.5  # for what a worker still has to hand over
 WAIT_S: Final = 1.0  # when no process can be started
-_FLAGS: Final = tuple(FragmentFlag(value) for value in range(16))
 
 log = get_logger("ingest.crew")
 
 
 class Crew:
-    """`count` workers and a spare. Processes are started with the first stream. Thread-safe."""
+    """As many workers as `recorder` says, and a spare, started with the first stream; then so many `windows` are asked for. Thread-safe."""
 
     def __init__(
         self,
         session: int,
         recorder: RecorderConfig,
-        count: int,
+        ticks_s: Mapping[str, float],
+        windows: Callable[[], Sequence[Window]],
         *,
         clock: Clock = SYSTEM_CLOCK,
         on_event: Callable[[Event], None] = lambda _: None,
         resolve: ResolveStream = resolve_configured,
     ) -> None:
-        self._setup = Setup(session, recorder, logging.getLogger(ROOT).getEffectiveLevel(), os.getpid())
+        """`ticks_s`: how often each journal commits."""
+        self._setup = Setup(session, recorder, dict(ticks_s), logging.getLogger(ROOT).getEffectiveLevel(), os.getpid())
         self._session, self._clock, self._on_event, self._resolve = session, clock, on_event, resolve
-        self._seats = [Seat(number + 1) for number in range(count)]
+        self._count, self._windows = recorder.workers, windows
+        self._seats: list[Seat] = []
         self._lock = threading.RLock()
+        self._spawning = threading.Lock()
         self._streams: dict[str, RemoteStream] = {}
         self._ended: dict[str, RemoteStream] = {}  # by id, as it was when it was removed
         self._spare: Process | None = None
@@ -86,7 +93,7 @@ class Crew:
         self._stopping = threading.Event()
         self._do: Final[dict[type, Callable[[Process, Heard, Any], None]]] = {
             Declared: self._declared,
-            Put: self._put,
+            LaidOut: self._laid_out,
             Recorded: self._recorded,
             Told: self._told,
             Asked: self._asked,
@@ -99,7 +106,9 @@ class Crew:
 
     # --- streams
 
-    def add(self, config: StreamConfig, intake: Intake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = FRAGMENT_S) -> RemoteStream:
+    def add(
+        self, config: StreamConfig, intake: LaneIntake, *, open_gaps: Iterable[Gap] = (), fragment_s: float = FRAGMENT_S
+    ) -> RemoteStream:
         with self._lock:
             if self._stopping.is_set():
                 raise ClosedError("the recorder is stopping")
@@ -113,7 +122,7 @@ class Crew:
                 detail = "the stream was not configured, or changed"
                 stream.gap(Gap(new_id(), config.id, Cause.POLICY, before.end_ns, None, detail), self._clock.utc_ns())
             self._streams[config.id] = stream
-            seat = min(self._seats, key=lambda seat: len(seat.streams))
+            seat = min(self._seats, key=lambda seat: (seat.number != stream.seat, len(seat.streams)))  # its lanes are where it was
             seat.streams.append(stream)
             if seat.process is not None:
                 self._begin(stream, seat.process)
@@ -169,6 +178,8 @@ class Crew:
             self._stopping.set()
             seated = [seat.process for seat in self._seats if seat.process is not None]
             spare, self._spare = self._spare, None
+        if self._spawning.acquire(timeout=timeout_s):  # behind this nobody takes the pool's descriptor, which is closed next
+            self._spawning.release()
         for process in seated:
             process.post(Stop(max(0.0, timeout_s - LAST_WORDS_S)))
         deadline_s = self._clock.monotonic_s() + timeout_s
@@ -193,9 +204,10 @@ class Crew:
         """Start the workers, when the first stream comes. Raises `NvrstoreError`."""
         if self._manned:
             return
+        self._seats = self._seats or [Seat(i, window) for i, window in enumerate(self._windows()[: self._count], start=1)]
         for seat in self._seats:
-            if seat.process is None:
-                seat.sit(self._start(), self._clock.monotonic_s())
+            if seat.process is None and (process := self._start()) is not None:
+                self._sit(seat, process)
             if seat.process is None:
                 raise NvrstoreError("no ingest worker can be started", hint="the log says why; `[recorder] workers = 0` needs none")
         self._spare = self._start()
@@ -204,7 +216,10 @@ class Crew:
     def _start(self) -> Process | None:
         """None: the machine is at its end."""
         try:
-            process = Process(self._setup, self._reports, self._gone)
+            with self._spawning:
+                if self._stopping.is_set():
+                    return None
+                process = Process(self._setup, self._windows()[0].fd, self._reports, self._gone)
             self._heard[process] = Heard()
             process.begin()
         except (OSError, RuntimeError) as error:
@@ -212,9 +227,13 @@ class Crew:
             return None
         return process
 
+    def _sit(self, seat: Seat, process: Process) -> None:
+        self._heard[process].seat = seat
+        seat.sit(process, self._clock.monotonic_s())
+
     def _begin(self, stream: RemoteStream, process: Process) -> None:
         self._heard[process].streams[stream.config.id] = stream
-        stream.begin(process.post)
+        stream.begin(process.post, _seat(self._heard[process]).number)
 
     # --- what workers tell, in the thread that hears them
 
@@ -222,45 +241,37 @@ class Crew:
         heard = self._heard[process]
         end = heard.end
         for report in reports:
+            if heard.torn:
+                break
             try:
                 self._do[type(report)](process, heard, report)
             except Exception as error:  # noqa: BLE001  # one stream's trouble must not silence the others
                 log.error("report.failed", report=type(report).__name__, kind=type(error).__name__, reason=str(error))
+                if isinstance(report, LaidOut):  # what follows would hide that it is missing; without it the gap begins in front of it
+                    heard.torn = True
+                    process.kill("a batch of it could not be taken over")
         if heard.end != end:
             process.release(heard.end)
 
     def _declared(self, process: Process, heard: Heard, declared: Declared) -> None:
         stream = heard.streams[declared.track.stream]
-        heard.tracks[declared.number] = (stream, declared.track, declared.config)
-        stream.intake.declare(declared.track, declared.name, declared.config)
+        heard.tracks[declared.number] = (declared.track, declared.config)
+        stream.lanes[declared.track.media] = declared.lane
+        stream.intake.declare(declared.track, declared.name, declared.config, (_seat(heard).number, declared.lane))
 
-    def _put(self, process: Process, heard: Heard, put: Put) -> None:
-        stream, track, config = heard.tracks[put.number]
-        heard.end = put.position + put.length
-        data = process.copy(put.position, put.length)
-        flags = _FLAGS[put.flags]
-        stream.put(
-            Fragment(
-                track,
-                config,
-                self._session,
-                put.first,
-                put.samples,
-                put.utc_ns,
-                put.duration,
-                flags,
-                (data,),
-                put.length,
-                put.arrival_s,
-            )
-        )
+    def _laid_out(self, process: Process, heard: Heard, laid_out: LaidOut) -> None:
+        streams = [heard.streams[heard.tracks[put.number][0].stream] for put in laid_out.puts]
+        fragments = taken_over(laid_out, _seat(heard).window, heard.tracks, self._session)
+        streams[0].intake.put_lane(fragments)
+        for stream, fragment in zip(streams, fragments, strict=True):
+            stream.handed_over(fragment)
 
     def _tapped(self, process: Process, heard: Heard, tapped: Tapped) -> None:
-        stream, track, config = heard.tracks[tapped.number]
+        track, config = heard.tracks[tapped.number]
         heard.end = tapped.position + tapped.length
         data = process.copy(tapped.position, tapped.length)
         sample = Sample(track.media, data, tapped.pts, tapped.dts, tapped.keyframe, tapped.arrival_ns, tapped.arrival_s, tapped.damaged)
-        stream.tapped(sample, config, tapped.utc_ns, tapped.dropped)
+        heard.streams[track.stream].tapped(sample, config, tapped.utc_ns, tapped.dropped)
 
     def _recorded(self, process: Process, heard: Heard, recorded: Recorded) -> None:
         heard.streams[recorded.stream].record(recorded.record)
@@ -354,7 +365,7 @@ class Crew:
             with self._lock:
                 if process is not None and not process.gone and not self._stopping.is_set():
                     self._spares_lost = 0
-                    seat.sit(process, self._clock.monotonic_s())
+                    self._sit(seat, process)
                     for stream in seat.streams:
                         self._begin(stream, process)
                     return
@@ -375,3 +386,9 @@ class Crew:
                 self._spare = process
                 return
         process.close()
+
+
+def _seat(heard: Heard) -> Seat:
+    """Where a worker sits that has streams."""
+    assert heard.seat is not None
+    return heard.seat

@@ -1,10 +1,11 @@
 """What the recorder and its ingest workers tell each other, and the pipe on which they do.
 
-    recorder ──▶ worker      Add, Remove, Retry, Trigger, Tapping, Resolved, Stop
-    worker ──▶ recorder      Declared, Put, Recorded, Told, Asked, Removed, Tapped, Looked, Logged, Stopped
+    recorder ──▶ worker      Sit, Freed, Add, Remove, Retry, Trigger, Tapping, Resolved, Stop
+    worker ──▶ recorder      Declared, LaidOut, Recorded, Told, Asked, Removed, Tapped, Looked, Logged, Stopped
 
 Both ends are the same version of the same program, and nobody else can write to their socket pair: messages are pickled,
-lists of them at a time. The bytes of samples do not travel here but in the ring (ring.py).
+lists of them at a time. Footage does not travel here: what is recorded lies in the worker's window of the pool, laid out as
+the batch that it will be; live samples go through the ring (ring.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nvrstore.config import StreamConfig
 from nvrstore.config.models import RecorderConfig
 from nvrstore.errors import SourceError
 from nvrstore.events import Event
+from nvrstore.extents import Extent
 from nvrstore.ingest.contract import Endpoint
 from nvrstore.ingest.status import StreamStatus
 from nvrstore.model import Gap, Media, Record, TrackConfig, TrackKey
@@ -33,17 +35,33 @@ class Setup(NamedTuple):
 
     session: int
     recorder: RecorderConfig
+    ticks_s: dict[str, float]  # by journal: how often it commits
     log_level: int  # of the recorder's logger `nvrstore`
     pid: int  # of the recorder
 
 
+class Sit(NamedTuple):
+    """The window that is the worker's from now on: `length` bytes at `offset` of the pool. What is `taken` there is still needed."""
+
+    offset: int
+    length: int
+    taken: tuple[Extent, ...]
+
+
+class Freed(NamedTuple):
+    """An extent of the window may be filled again."""
+
+    extent: Extent
+
+
 class Add(NamedTuple):
-    """Record a stream. `first_index`, `open_gaps`: where somebody else left off."""
+    """Record a stream. `first_index`, `open_gaps`: where somebody else left off; `lanes`: where its tracks were."""
 
     config: StreamConfig
     fragment_s: float
     open_gaps: tuple[Gap, ...]
     first_index: Mapping[Media, int]
+    lanes: Mapping[Media, int]
 
 
 class Remove(NamedTuple):
@@ -85,16 +103,17 @@ class Stop(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """A track, or its new configuration, gets a number in this worker."""
+    """A track, or its new configuration, gets a number in this worker. `lane`: what is batched together, counted from 0."""
 
     number: int
     track: TrackKey
     name: str
     config: TrackConfig
+    lane: int
 
 
 class Put(NamedTuple):
-    """A fragment. `number` says its track and configuration; its bytes are in the ring."""
+    """A fragment. `number` says its track and configuration; its bytes are at `position` of its batch."""
 
     number: int
     first: int
@@ -105,6 +124,13 @@ class Put(NamedTuple):
     arrival_s: float
     position: int
     length: int
+
+
+class LaidOut(NamedTuple):
+    """A batch of one lane: all but what its volume decides. Its extent is the recorder's until it is `Freed`."""
+
+    extent: Extent
+    puts: tuple[Put, ...]
 
 
 class Recorded(NamedTuple):
@@ -162,8 +188,8 @@ class Stopped(NamedTuple):
     stuck: int
 
 
-Command = Add | Remove | Retry | Trigger | Tapping | Resolved | Stop
-Report = Declared | Put | Recorded | Told | Asked | Removed | Tapped | Looked | Logged | Stopped
+Command = Sit | Freed | Add | Remove | Retry | Trigger | Tapping | Resolved | Stop
+Report = Declared | LaidOut | Recorded | Told | Asked | Removed | Tapped | Looked | Logged | Stopped
 
 
 def send(pipe: Connection, messages: Iterable[object]) -> None:

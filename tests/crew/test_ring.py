@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nvrstore.ingest.crew.ring import DATA_AT, RingReader, RingWriter
+from nvrstore.crew.ring import DATA_AT, RingReader, RingWriter
 
 SIZE = 1000
 

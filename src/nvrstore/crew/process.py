@@ -22,10 +22,10 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
-from nvrstore.ingest.crew import main
-from nvrstore.ingest.crew.messages import Command, Report, Setup, receive, send
-from nvrstore.ingest.crew.outbox import LOOK_S
-from nvrstore.ingest.crew.ring import RING_BYTES, RingReader
+from nvrstore.crew import main
+from nvrstore.crew.messages import Command, Report, Setup, receive, send
+from nvrstore.crew.outbox import LOOK_S
+from nvrstore.crew.ring import RING_BYTES, RingReader
 from nvrstore.telemetry import get_logger
 
 START_S: Final = 60.0  # until its first word: a machine that starts everything at once is slow
@@ -48,19 +48,20 @@ class Process:
     def __init__(
         self,
         setup: Setup,
+        pool_fd: int,
         on_reports: Callable[[Process, list[Report]], None],
         on_gone: Callable[[Process], None],
     ) -> None:
         self._on_reports, self._on_gone = on_reports, on_gone
         self._pipe, theirs = Pipe()
-        memory_fd = -1
+        ring_fd = -1
         try:
-            memory_fd = os.memfd_create("nvrstore-ingest", os.MFD_CLOEXEC)
-            os.ftruncate(memory_fd, RING_BYTES)
-            self._memory = mmap.mmap(memory_fd, RING_BYTES)
+            ring_fd = os.memfd_create("nvrstore-ingest", os.MFD_CLOEXEC)
+            os.ftruncate(ring_fd, RING_BYTES)
+            self._memory = mmap.mmap(ring_fd, RING_BYTES)
             self._child = subprocess.Popen(
-                [sys.executable, "-I", str(Path(main.__file__)), str(theirs.fileno()), str(memory_fd)],
-                pass_fds=(theirs.fileno(), memory_fd),
+                [sys.executable, "-I", str(Path(main.__file__)), str(theirs.fileno()), str(ring_fd), str(pool_fd)],
+                pass_fds=(theirs.fileno(), ring_fd, pool_fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -72,8 +73,8 @@ class Process:
             raise
         finally:
             theirs.close()
-            if memory_fd >= 0:
-                os.close(memory_fd)
+            if ring_fd >= 0:
+                os.close(ring_fd)
         view = memoryview(self._memory)
         self._ring = RingReader(view)
         view.release()
@@ -104,7 +105,7 @@ class Process:
         self._queue.put([command])
 
     def copy(self, position: int, length: int) -> bytes:
-        """Bytes that a report tells of. Only while reports are handled."""
+        """Bytes of a live sample that a report tells of. Only while reports are handled."""
         return self._ring.copy(position, length)
 
     def release(self, end: int) -> None:

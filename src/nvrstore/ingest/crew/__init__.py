@@ -1,1 +1,0 @@
-"""Ingest in processes of its own: cameras are received there, and only whole fragments come over to the recorder."""
