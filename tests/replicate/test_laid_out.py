@@ -180,6 +180,30 @@ def test_a_window_is_never_full_before_the_bound_is_reached(monkeypatch: pytest.
         rig.close()
 
 
+def test_what_was_laid_out_while_the_recorder_stood_still_is_not_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than the buffer's bound at once, and targets that could take it: they get it, and nobody lags behind for that."""
+    monkeypatch.setattr(Rig, "laid_out", True)
+    rig = Rig(pool_bytes=8 * MIB)
+    rig.buffer.bytes_max = MIB
+    try:
+        for name in ("gate", "yard"):
+            rig.camera(name, size=20_000)
+        rig.run(3.0)
+        rig.sync()
+        for _ in range(40):
+            rig.clock.advance(0.05)
+            for camera in rig._cameras.values():
+                camera.film(rig)
+            worker(rig).hand_over()
+        assert rig.buffer.bytes > rig.buffer.bytes_max
+        rig.run(5.0)
+        rig.finish()
+        assert rig.heard.acked == rig.put
+        assert [change for change in rig.heard.changes if "lags behind" in change[3]] == []
+    finally:
+        rig.close()
+
+
 def test_another_process_writes_over_nothing_that_is_still_needed(rig: Rig) -> None:
     """The one before died while its batches were on their way."""
     started(rig)

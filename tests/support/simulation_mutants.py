@@ -70,7 +70,7 @@ def give_back_too_early() -> Iterator[None]:
         held._memory = mock.Mock(view=held._memory.view)
         return held
 
-    with mock.patch.object(ReplayBuffer, "keep", generous), mock.patch.object(Loan, "keep", lambda loan: None):
+    with mock.patch.object(ReplayBuffer, "keep", generous), mock.patch.object(Loan, "keep", return_value=None):
         yield
 
 

@@ -11,9 +11,14 @@ Used by the engine's thread only.
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final
+
 from nvrstore.extents import Extent, Loan, Memory
 from nvrstore.limits import BUFFER_BYTES_MIN
 from nvrstore.targets.pool import Pool
+
+BURST_S: Final = 1.0
 
 
 class Held:
@@ -52,6 +57,7 @@ class ReplayBuffer:
         self.pool = pool
         self.bytes_max = max(bytes_max, min(BUFFER_BYTES_MIN, pool.size))
         self.waiting_bytes = 0
+        self._full_s = inf  # since when it is
 
     @property
     def bytes(self) -> int:
@@ -61,6 +67,17 @@ class ReplayBuffer:
     @property
     def full(self) -> bool:
         return self.bytes >= self.bytes_max
+
+    def over(self, now_s: float) -> bool:
+        """Whether something has to go now: it is full; where there are windows, for BURST_S already, as they bound it, too.
+
+        What workers laid out while this process stood still comes all at once, and the targets are to have it first.
+        """
+        if not self.full:
+            self._full_s = inf
+        elif self._full_s == inf:
+            self._full_s = now_s
+        return now_s - self._full_s >= (BURST_S if self.pool.windows else 0.0)
 
     def hold(self, length: int) -> Held | None:
         """An extent for `length` bytes with one use, or None when there is no room."""

@@ -295,7 +295,7 @@ class JournalEngine:
 
     def _bound(self) -> None:
         """At the buffer's bound the laggard leaves; with nobody left, the oldest goes into the ledger."""
-        if not self.buffer.full:
+        if not self.buffer.over(self.clock.monotonic_s()):
             return
         members = [m.target for m in self._members if m.role is not Role.REFUGE]
         if members:
