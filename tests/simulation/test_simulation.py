@@ -66,6 +66,12 @@ def test_seed_20_a_volume_that_could_not_be_closed_once_is_tried_again() -> None
     run(20)
 
 
+@pytest.mark.parametrize("seed", [4286, 11941])
+def test_seeds_4286_and_11941_what_was_laid_out_meanwhile_is_not_dropped(seed: int) -> None:
+    """A recorder thawed: more than its buffer's bound came at once, and was given up though targets could take it."""
+    run(seed)
+
+
 def test_seed_51_a_refuge_that_is_lost_does_not_stop_all_commits() -> None:
     """What it had not answered was waited for, for ever."""
     run(51)
