@@ -66,8 +66,8 @@ def test_seed_20_a_volume_that_could_not_be_closed_once_is_tried_again() -> None
     run(20)
 
 
-@pytest.mark.parametrize("seed", [4286, 11941])
-def test_seeds_4286_and_11941_what_was_laid_out_meanwhile_is_not_dropped(seed: int) -> None:
+@pytest.mark.parametrize("seed", [4286, 8832, 11941, 18608])
+def test_seeds_4286_and_others_what_was_laid_out_meanwhile_is_not_dropped(seed: int) -> None:
     """A recorder thawed: more than its buffer's bound came at once, and was given up though targets could take it."""
     run(seed)
 

@@ -18,7 +18,7 @@ from nvrstore.extents import Extent, Loan, Memory
 from nvrstore.limits import BUFFER_BYTES_MIN
 from nvrstore.targets.pool import Pool
 
-BURST_S: Final = 1.0
+BURST_S: Final = 3.0  # a change of set and the opening of its volumes lie within it, too
 
 
 class Held:
