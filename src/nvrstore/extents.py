@@ -143,7 +143,7 @@ class Window:
 class Loan:
     """An extent that was handed over with `count` fragments in it, and goes back when the last of them has left it.
 
-    Unless it is `kept`: then it is a batch, and whoever keeps it gives it back.
+    Unless somebody keeps it (`keep`): then it is a batch, and whoever keeps it gives it back.
     """
 
     __slots__ = ("_left", "count", "extent", "memory")

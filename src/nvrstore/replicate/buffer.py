@@ -12,13 +12,10 @@ Used by the engine's thread only.
 from __future__ import annotations
 
 from math import inf
-from typing import Final
 
 from nvrstore.extents import Extent, Loan, Memory
-from nvrstore.limits import BUFFER_BYTES_MIN
+from nvrstore.limits import BUFFER_BYTES_MIN, BURST_S
 from nvrstore.targets.pool import Pool
-
-BURST_S: Final = 3.0  # a change of set and the opening of its volumes lie within it, too
 
 
 class Held:

@@ -27,9 +27,8 @@ class Pool(Extents):
         self.length: Final = self.size + windows * window_bytes  # of all that workers map
         self.fd: Final = os.memfd_create("nvrstore-pool", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.fd, self.length)
-        fcntl.fcntl(
-            self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        )  # whoever has it can take no page away
+        # Ingest workers have the descriptor: none can take a page away that is mapped here.
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self._map = mmap.mmap(self.fd, self.length)
         self._view = memoryview(self._map)
         self.windows: Final = tuple(Window(self._view, self.fd, self.size + i * window_bytes, window_bytes) for i in range(windows))
