@@ -107,6 +107,11 @@ def test_seed_3337_what_was_meant_for_a_full_refuge_goes_to_the_members() -> Non
     run(3337)
 
 
+def test_seed_4912_what_is_owed_again_waits_for_what_was_built_before_it() -> None:
+    """It was committed in front of older footage that was owed already, and on its way once more in another volume."""
+    run(4912)
+
+
 def test_seed_8202_what_is_owed_twice_keeps_its_order() -> None:
     """It had been built once more behind newer fragments, and came back behind them."""
     run(8202)

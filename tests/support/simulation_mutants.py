@@ -17,7 +17,6 @@ from unittest import mock
 from nvrstore import losses
 from nvrstore.extents import Loan
 from nvrstore.journal.scan import ScanResult
-from nvrstore.model import Fragment
 from nvrstore.replicate import recover, resync
 from nvrstore.replicate.buffer import Held, ReplayBuffer
 from nvrstore.replicate.engine import JournalEngine
@@ -126,12 +125,8 @@ def drop_in_silence() -> Iterator[None]:
 
 @contextmanager
 def commit_out_of_order() -> Iterator[None]:
-    """What is owed again does not hold up what was built after it."""
-
-    def forgetful(self: Debts, fragment: Fragment) -> None:
-        self._open.clear()
-
-    with mock.patch.object(Debts, "of", forgetful):
+    """What is owed again does not keep its place."""
+    with mock.patch.object(Debts, "owe"):
         yield
 
 

@@ -45,7 +45,7 @@ class Lane:
         self.waiting = Waiting(host.buffer)
         self.volume: OpenVolume | None = None
         self.finishing: list[OpenVolume] = []
-        self._volumes = 0
+        self._volumes = self._built = 0
         self._prepared = Preparers(host)
         self._headers: dict[TrackKey, TrackConfig] = {}  # what the present volume's `moov` says
         self._changed = False  # a track that the present volume lacks is waiting
@@ -91,7 +91,7 @@ class Lane:
             self._open(now_s)
         if due:
             self._tick_s = now_s + self.host.spec.tick_s
-            while self._build(now_s) and self.waiting.bytes >= BATCH_BYTES_CUT:
+            while self._build(now_s) and (self.waiting.bytes >= BATCH_BYTES_CUT or self._owed is not None):
                 pass
             self._late = bool(self.waiting) and self.built_s < now_s
         self._settling.step(self.volumes(), now_s)
@@ -101,6 +101,11 @@ class Lane:
     @property
     def due_s(self) -> float:
         return self._tick_s
+
+    @property
+    def _owed(self) -> int | None:
+        """The place in the order of what comes next, where that is owed again."""
+        return self._debts.of(self.waiting.fragments[0]) if self.waiting.fragments else None
 
     def _prepare(self, now_s: float) -> None:
         for member in self.host.members():
@@ -222,11 +227,10 @@ class Lane:
         host, volume = self.host, self.volume
         if volume is None or not any(host.ports[copy.target].room or copy.state is CopyState.PREPARING for copy in volume.live()):
             return False
-        owed = self._debts.of(self.waiting.fragments[0]) if self.waiting.fragments else None
-        # What is owed goes alone: it is committed before what was built after it, the newer behind that.
+        owed = self._owed
         fragments, skipped = self.waiting.select(
             self._fits,
-            until=lambda fragment: owed is not None and self._debts.of(fragment) is not owed,
+            until=lambda fragment: self._debts.of(fragment) != owed,  # what is owed keeps its place, so it goes alone
             cut_bytes=min(BATCH_BYTES_CUT, volume.bytes_max // 2),  # on a small disk: what was prepared for a volume holds its batches
         )
         records, repeated = self.waiting.select_records()
@@ -255,7 +259,9 @@ class Lane:
         volume.batches.append(batch)
         self.built_s = now_s
         pending = {copy.target for copy in volume.live()}
-        sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, built_s=now_s, repays=owed is not None)
+        self._built += 1
+        order = self._built if owed is None else owed
+        sub = Submitted(batch, held, pending, set(), volume.header.epoch.set, order, now_s)
         volume.submitted.append(sub)
         for copy in volume.live():
             self._append(volume, copy, sub)
@@ -335,16 +341,14 @@ class Lane:
         records: list[Record] = []
         for sub in orphans:
             copied = memoryview(bytes(sub.held.view[: sub.batch.length]))
-            fragments.extend(fragment_of(entry, copied, volume.header) for entry in sub.batch.entries)
+            owed = [fragment_of(entry, copied, volume.header) for entry in sub.batch.entries]
+            self._debts.owe(owed, sub.order)
+            fragments.extend(owed)
             records.extend(sub.batch.records)
             sub.held.drop()
-        self.waiting.put_back(fragments, records)
-        owed = self._debts.owe(fragments)
-        if owed:
-            volumes = self.volumes()
-            for later in volumes[volumes.index(volume) + 1 :]:
-                for sub in later.submitted:
-                    sub.behind |= owed
+        self.waiting.put_back(fragments, records, self._debts.of)
+        if fragments:
+            self.cut()  # they go into a volume of their own: in each, batches are committed in their order
 
     def drop_oldest(self) -> Fragment | None:
         """The oldest fragment that waits, given up."""

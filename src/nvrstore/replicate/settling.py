@@ -1,9 +1,9 @@
-"""Commits of one lane, in the order in which its batches were built.
+"""Commits of one lane, in the order in which its batches were built first.
 
     acknowledged by every binding member, its set durable, a fresh look --> committed --> told --> extent freed
 
-What was built, lost its last copy on the way and waits again is a *debt*: it is committed, from the later volume that repays
-it, before what was built after it. Invariant: commits of a track are in the order of its samples.
+What was built, lost its last copy on the way and waits again is a *debt*: it keeps its place in the order, in whatever volume
+it is built once more. Invariant: commits of a track are in the order of its samples.
 """
 
 from __future__ import annotations
@@ -21,35 +21,30 @@ def identity_of(fragment: Fragment) -> Identity:
 
 
 class Debts:
-    """Fragments that are owed again, together with those that lost their copy at the same time."""
+    """Fragments that are owed again, each with the place in the order that it had when it was built first."""
 
     def __init__(self) -> None:
-        self._open: list[set[Identity]] = []
+        self._owed: dict[Identity, int] = {}
 
-    def owe(self, fragments: Iterable[Fragment]) -> frozenset[Identity]:
-        """They wait again; returns what they are."""
-        owed = frozenset(map(identity_of, fragments))
-        if owed:
-            self._open.append(set(owed))
-        return owed
+    def __bool__(self) -> bool:
+        return bool(self._owed)
 
-    def of(self, fragment: Fragment) -> set[Identity] | None:
-        """With which others it is owed; None where it is not."""
-        if not self._open:
-            return None
-        identity = identity_of(fragment)
-        return next((debt for debt in self._open if identity in debt), None)
+    def owe(self, fragments: Iterable[Fragment], order: int) -> None:
+        """They wait again."""
+        self._owed.update((identity_of(fragment), order) for fragment in fragments)
 
-    def repaid(self, identities: set[Identity]) -> None:
+    def of(self, fragment: Fragment) -> int | None:
+        """Its place in the order; None where it is not owed."""
+        return self._owed.get(identity_of(fragment)) if self._owed else None
+
+    def repaid(self, identities: Iterable[Identity]) -> None:
         """They are committed, or given up."""
-        if self._open:
-            for debt in self._open:
-                debt -= identities
-            self._open = [debt for debt in self._open if debt]
+        for identity in identities if self._owed else ():
+            self._owed.pop(identity, None)
 
-    def hold_up(self, behind: frozenset[Identity]) -> bool:
-        """Whether any of these is still owed."""
-        return any(not debt.isdisjoint(behind) for debt in self._open)
+    def before(self, order: int) -> bool:
+        """Whether anything is owed that was built before."""
+        return min(self._owed.values(), default=order) < order
 
 
 class Settling:
@@ -60,33 +55,21 @@ class Settling:
 
     def step(self, volumes: Sequence[OpenVolume], now_s: float) -> None:
         """Commit what may be committed, free what is settled. `volumes`: of the lane, oldest first."""
-        while self._commit(volumes, now_s):
-            pass  # what was owed is committed: what had to wait for it goes on, in its order
+        due = [(volume, sub) for volume in volumes for sub in volume.submitted if not sub.committed]
+        if self._debts:
+            due.sort(key=lambda pair: pair[1].order)  # what is owed was built once more behind newer ones
+        for volume, sub in due:
+            if self._debts.before(sub.order) or not self._may_commit(sub):
+                break
+            sub.committed = True
+            volume.committed = sub.batch.number
+            self._tell(volume, sub, now_s)
+            tracks = volume.header.tracks
+            if self._debts:
+                self._debts.repaid((tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries)
         for volume in volumes:
             while volume.submitted and volume.submitted[0].committed and not volume.submitted[0].pending:
                 volume.submitted.popleft().held.drop()
-
-    def _commit(self, volumes: Sequence[OpenVolume], now_s: float) -> bool:
-        """Commit in the order of building; True when that order has to be walked again."""
-        skipped = False
-        for volume in volumes:
-            for sub in volume.submitted:
-                if sub.committed:
-                    continue
-                if self._debts.hold_up(sub.behind):
-                    skipped = True  # fragments before it are owed again, and come in a later volume
-                    continue
-                if (skipped and not sub.repays) or not self._may_commit(sub):
-                    return False
-                sub.committed = True
-                volume.committed = sub.batch.number
-                self._tell(volume, sub, now_s)
-                if sub.repays:
-                    tracks = volume.header.tracks
-                    self._debts.repaid({(tracks[entry.track_id - 1].track, entry.session, entry.index) for entry in sub.batch.entries})
-                    if skipped:
-                        return True
-        return False
 
     def _may_commit(self, sub: Submitted) -> bool:
         host = self._host

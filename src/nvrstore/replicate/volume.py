@@ -55,10 +55,9 @@ class Submitted:
     pending: set[str]
     acked: set[str]
     set_needed: int  # number of the set that must be durable before it may be acknowledged
+    order: int  # of the lane's batches, as they were built first: what is owed again keeps the one that it had
+    built_s: float
     committed: bool = False
-    built_s: float = 0.0
-    behind: frozenset[Identity] = frozenset()  # fragments built before it that are owed again: they are committed first
-    repays: bool = False  # it holds fragments that are owed again
 
 
 @dataclass(slots=True)

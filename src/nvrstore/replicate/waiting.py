@@ -36,13 +36,13 @@ class Waiting:
         self.fragments.append(fragment)
         self._count(fragment, 1)
 
-    def put_back(self, fragments: list[Fragment], records: list[Record]) -> None:
-        """In front of everything newer: they were selected before, and are owed again. Each track keeps its order."""
-        last = {(fragment.track, fragment.session): fragment.index for fragment in sorted(fragments, key=lambda f: f.index)}
-        front: list[Fragment] = []  # what was put back before, and was built before some of these
-        while self.fragments and self.fragments[0].index < last.get((self.fragments[0].track, self.fragments[0].session), 0):
-            front.append(self.fragments.popleft())
-        self.fragments.extendleft(reversed(_in_order([*front, *fragments])))
+    def put_back(self, fragments: list[Fragment], records: list[Record], place: Callable[[Fragment], int | None]) -> None:
+        """In front of everything newer, since they are owed again. `place`: in the order of building, where a fragment is owed."""
+        owed = list(fragments)
+        while self.fragments and place(self.fragments[0]) is not None:
+            owed.append(self.fragments.popleft())
+        owed.sort(key=lambda fragment: place(fragment) or 0)
+        self.fragments.extendleft(reversed(owed))
         self.records.extendleft(reversed(records))
         for fragment in fragments:
             self._count(fragment, 1)
@@ -127,11 +127,3 @@ def whole_loan(fragments: Sequence[Fragment], size: int) -> Loan | None:
     if loan is None or not loan.whole or loan.count != len(fragments) or loan.extent.length != size:
         return None
     return loan if all(fragment.loan is loan for fragment in fragments) else None
-
-
-def _in_order(fragments: list[Fragment]) -> list[Fragment]:
-    """Each track in the order of its samples; how tracks alternate stays as it is."""
-    tracks: dict[tuple[TrackKey, int], deque[Fragment]] = {}
-    for fragment in sorted(fragments, key=lambda f: f.index):
-        tracks.setdefault((fragment.track, fragment.session), deque()).append(fragment)
-    return [tracks[fragment.track, fragment.session].popleft() for fragment in fragments]
