@@ -336,14 +336,14 @@ class Node:
         self.world.begun(self)
 
     def _hear_losses(self, engine: JournalEngine) -> None:
-        told = engine._losses.dropped
+        told = engine._bound._losses.dropped
 
         def dropped(fragment: Fragment) -> Gap | None:
             self.dropped.add((fragment.track.stream, fragment.session, fragment.index))
             self.world.checks.dropping(self)
             return told(fragment)
 
-        engine._losses.dropped = dropped  # type: ignore[method-assign]
+        engine._bound._losses.dropped = dropped  # type: ignore[method-assign]
 
     # --- Observer: what the engine says goes to the checks, the catalog and the wishes
 
