@@ -24,7 +24,7 @@ def stream(name: str = "cam0", /, **figures: int) -> StreamResult:
 
 
 def run(**changes: object) -> Run:
-    made = Run("hang", "hang 1.0", how="a: through FUSE", ttd_s=1.2, ttr_s=0.1, streams=[stream()], copies_equal=True)
+    made = Run("hang", "hang 1.0", how="a: through FUSE", ttd_s=1.2, ttr_s=0.1, recovery_s=1.3, streams=[stream()], copies_equal=True)
     made.samples = [Sample(i / 10, i * 3, i, 0.5, (("a", "away" if 20 < i < 40 else "synced"), ("b", "synced"))) for i in range(60)]
     made.moments = [Moment(2.0, "fault", "no call on a <comes> back", "a"), Moment(3.2, "lost", "a declared lost", "a")]
     for name, value in changes.items():
@@ -72,10 +72,12 @@ def test_a_spread_is_least_median_and_p99() -> None:
 
 
 def test_objectives_are_judged_by_recovery_time_and_by_footage_that_is_missing() -> None:
-    """RTO is detection and recovery together; RPO is the worst stream's missing footage in seconds."""
+    """RTO is from the fault to the commit under the new set; RPO is the worst stream's missing footage in seconds."""
     assert judge(run(), rto_s=None, rpo_s=None, fps=25) == {}
     assert judge(run(), rto_s=1.31, rpo_s=0, fps=25) == {"rto": True, "rpo": True}
     assert judge(run(), rto_s=1.29, rpo_s=0, fps=25)["rto"] is False
+    assert judge(run(recovery_s=None), rto_s=60, rpo_s=None, fps=25) == {"rto": False}, "lost, and no commit came"
+    assert judge(run(ttd_s=None, recovery_s=None), rto_s=60, rpo_s=None, fps=25) == {}, "nothing was lost"
     died = run(streams=[stream(), stream("cam1", durable=50, unrecorded=50)])
     assert judge(died, rto_s=None, rpo_s=2.0, fps=25) == {"rpo": True}
     assert judge(died, rto_s=None, rpo_s=1.9, fps=25) == {"rpo": False}

@@ -193,6 +193,7 @@ def during_resync(stage: Stage) -> None:
     stage.wait(lambda: _copies(stage), "resync of a begins")
     second = stage.random.choice(["a", "b"])
     stage.notes.append(f"the second failure hit {'the target that is being copied to' if second == 'a' else 'the one that is copied from'}")
+    stage.may_lose.add(second)
     fault_s = stage.fault(f"in the middle of the resync, {second} fails", second)
     stage.places[second].fail(errno.EIO)
     stage.wait_event("TargetLost", second, fault_s)

@@ -1,6 +1,6 @@
 """Drills on a running recorder: one target of its configuration is broken, and everything else is watched.
 
-    control socket --status, many times a second--> states, commits, ages --> TTD, TTR (as fine as it is asked: POLL_S)
+    control socket --status, many times a second--> states, commits, ages --> TTD, TTR of losses.py, as fine as it is asked (POLL_S)
     catalog --gaps with the cause storage or recorder, since the drill began--> what was lost
 
 Real cameras do not number their frames, so here the ledger is the judge, where in a sandbox every frame is looked up. Only faults
@@ -92,7 +92,7 @@ class LiveDrill:
                     lost_s = self._note("lost", f"{self._target} declared lost")
                     commits = self._commits
                     run.ttr_s = self._until(lambda _: self._commits > commits, LOSE_S, "followed by a commit") - lost_s
-                    self._note("recovered", "commits again")
+                    run.recovery_s = self._note("recovered", "commits again") - fault_s
                 self._watch_for(HOLD_S)
             self._note("healed", "the fault is over")
             self._until(lambda status: self._state(status) == "synced", BACK_S, "over: the target in step again")

@@ -66,7 +66,8 @@ class Run:
     how: str = ""  # how the fault was made: real or simulated
     ttd_s: float | None = None  # first fault to the declaration
     declared_s: float | None = None  # first failed call to the declaration; None: no call failed
-    ttr_s: float | None = None  # declaration to the next commit
+    ttr_s: float | None = None  # declaration to the next commit, under the set without it
+    recovery_s: float | None = None  # first fault to that commit: what an RTO is held against
     stop_s: float | None = None  # how long the recorder took to stop
     streams: list[StreamResult] = field(default_factory=list)
     copies_equal: bool | None = None  # None: not asked of this scenario
@@ -96,6 +97,7 @@ class Run:
             "ttd_ms": _ms(self.ttd_s),
             "declared_ms": _ms(self.declared_s),
             "ttr_ms": _ms(self.ttr_s),
+            "recovery_ms": _ms(self.recovery_s),
             "stop_s": None if self.stop_s is None else round(self.stop_s, 3),
             "frames": {what: self.total(what) for what in ("sent", "durable", "lost", "unrecorded", "duplicated", "damaged")},
             "coverage": round(self.total("durable") / sent, 6) if sent else 1.0,
@@ -238,8 +240,8 @@ class DrillReport:
 def judge(run: Run, *, rto_s: float | None, rpo_s: float | None, fps: float) -> dict[str, bool]:
     """What was promised, and whether this run kept it. Nothing is promised where nothing is configured."""
     kept = {}
-    if rto_s is not None and (run.ttd_s is not None or run.ttr_s is not None):
-        kept["rto"] = (run.ttd_s or 0.0) + (run.ttr_s or 0.0) <= rto_s
+    if rto_s is not None and (run.ttd_s is not None or run.recovery_s is not None):
+        kept["rto"] = run.recovery_s is not None and run.recovery_s <= rto_s
     if rpo_s is not None:
         kept["rpo"] = max((s.lost + s.unrecorded for s in run.streams), default=0) / fps <= rpo_s
     return kept

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from nvrstore.config import Config
 from nvrstore.drills.places import Place, made
 from nvrstore.drills.recording import Child, Heard, InProcess, Recording
 from nvrstore.drills.report import Moment, Sample
+from nvrstore.drills.witness import Witness
 from nvrstore.errors import NvrstoreError
 from nvrstore.farm import Farm, SentFrames
 
@@ -88,6 +89,7 @@ class Stage:
     box: Sandbox
     random: Random
     child: bool
+    innocent: Collection[str] = ()  # targets that nothing is done to
     recording: Recording = field(init=False)
     moments: list[Moment] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -98,6 +100,8 @@ class Stage:
     how: str = ""  # how the fault was made, where the place does not say it
     fault_s: float | None = None  # the first fault
     interval_before: dict[str, float] = field(default_factory=dict)
+    may_lose: set[str] = field(default_factory=set)  # what a scenario breaks that it drew, beside what it always breaks
+    witness: Witness = field(init=False)
     _past: list[Heard] = field(default_factory=list)
     begin_s: float = field(default_factory=SYSTEM_CLOCK.monotonic_s)
     _running: bool = False
@@ -105,6 +109,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._frames_before = 0
+        self.witness = Witness({name: self.places[name].path.parent for name in self.innocent})
         self.start()
         self._thread = threading.Thread(target=self._watch, name="nvrstore-drill-watch", daemon=True)
         self._thread.start()
@@ -146,6 +151,7 @@ class Stage:
         """End what still runs, whatever happened."""
         self._ended.set()
         self._thread.join()
+        self.witness.close()
         if self._running:
             self._running = False
             self.recording.stop()
