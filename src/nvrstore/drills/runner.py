@@ -25,7 +25,8 @@ from nvrstore.drills.account import Account, differences, take_account
 from nvrstore.drills.faults import FaultError
 from nvrstore.drills.live import LIVE, LiveDrill
 from nvrstore.drills.losses import explained, losses, worst
-from nvrstore.drills.report import DrillReport, Run, ScenarioReport, StreamResult, judge
+from nvrstore.drills.places import FILE_SYSTEMS
+from nvrstore.drills.report import DrillReport, Run, ScenarioReport, StreamResult, Wait, judge
 from nvrstore.drills.sandbox import JOURNAL, DrillError, Sandbox, Stage, sandbox
 from nvrstore.drills.scenarios import SCENARIOS, Scenario
 from nvrstore.errors import NvrstoreError
@@ -56,6 +57,8 @@ class Options:
     filesystem: str | None = None  # one of places.FILE_SYSTEMS, for all targets of a sandbox
     rto_s: float | None = None
     rpo_s: float | None = None
+    ttd_factor: float | None = None  # objective: a target is declared lost within so many times what its scenario promises
+    wait: bool = False  # objective: no camera feels the fault
 
 
 def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None) -> DrillReport:
@@ -66,10 +69,9 @@ def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = 
         entry = ScenarioReport(scenario.name, scenario.what, scenario.expect)
         report.scenarios.append(entry)
         for turn in range(options.repeat):
-            seed = f"{name} {options.seed}.{turn}"
-            say("begins", {"scenario": name, "seed": seed})
+            say("begins", {"scenario": name, "seed": seed_of(scenario, options, turn)})
             try:
-                run = _run_in(folder, scenario, options, seed)
+                run = _run_in(folder, scenario, options, turn)
             except FaultError as error:
                 entry.skipped = f"{error.message}; {error.hint}" if error.hint else error.message
                 say("skipped", {"scenario": name, "reason": entry.skipped})
@@ -107,20 +109,31 @@ def _blank(options: Options) -> DrillReport:
     )
 
 
-def _run_in(folder: Path | None, scenario: Scenario, options: Options, seed: str) -> Run:
+def seed_of(scenario: Scenario, options: Options, turn: int) -> str:
+    """From which everything random in one run is drawn."""
+    words = [scenario.name, *([options.filesystem] if options.filesystem else []), f"{options.seed}.{turn}"]
+    return " ".join(words)
+
+
+def draw(options: Options, turn: int) -> int:
+    """Where a scenario has several ways (which side, which worker), each comes in its turn, over repeats and over file systems."""
+    return options.seed + turn + (FILE_SYSTEMS.index(options.filesystem) if options.filesystem else 0)
+
+
+def _run_in(folder: Path | None, scenario: Scenario, options: Options, turn: int) -> Run:
     if folder is not None:
-        own = folder / seed.replace(" ", "-")
+        own = folder / seed_of(scenario, options, turn).replace(" ", "-")
         own.mkdir(parents=True)
-        return run_once(scenario, options, seed, own)
+        return run_once(scenario, options, turn, own)
     own = Path(tempfile.mkdtemp(prefix="nvrstore-drill-"))
     try:
-        return run_once(scenario, options, seed, own)
+        return run_once(scenario, options, turn, own)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> Run:
-    """One run below `folder`, which is empty. Raises FaultError when this machine does not have the fault."""
+def run_once(scenario: Scenario, options: Options, turn: int, folder: Path) -> Run:
+    """The run number `turn` below `folder`, which is empty. Raises FaultError when this machine does not have the fault."""
     config = FarmConfig(
         streams=options.streams,
         width=options.width,
@@ -129,10 +142,11 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
         fps=options.fps,
         gop=max(1, round(options.fps)),
     )
+    seed = seed_of(scenario, options, turn)
     run = Run(scenario.name, seed)
     with Farm(config) as farm, sandbox(folder, farm, scenario.kinds, scenario.journal, filesystem=options.filesystem) as box:
         innocent = set(scenario.kinds) - {*scenario.loses, *scenario.may_lose}
-        stage = Stage(box, Random(seed), child=scenario.child, innocent=innocent)
+        stage = Stage(box, Random(seed), scenario.child, draw(options, turn), innocent)
         try:
             try:
                 _play(stage, scenario)
@@ -150,12 +164,21 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
             _count(box, scenario, run, stage.sent)
     if options.filesystem:
         run.how += f"; all targets on {options.filesystem}"
-    run.objectives = judge(run, rto_s=None if scenario.outage else options.rto_s, rpo_s=options.rpo_s, fps=options.fps)
+    run.wait = Wait.of(run.streams, options.fps)
+    run.objectives = judge(
+        run,
+        rto_s=None if scenario.outage else options.rto_s,
+        rpo_s=options.rpo_s,
+        fps=options.fps,
+        ttd_s=None if options.ttd_factor is None or scenario.ttd_s is None else options.ttd_factor * scenario.ttd_s,
+        wait=options.wait,
+    )
     return run
 
 
 def _play(stage: Stage, scenario: Scenario) -> None:
     stage.wait(lambda: stage.durable() and stage.synced(), "every camera is recorded, every target in step")
+    stage.recording.intervals()  # how cameras begin says nothing
     stage.sleep(stage.random.uniform(*WARM_S))
     scenario.act(stage)
     # Where the cameras are off already, nothing new can become durable.

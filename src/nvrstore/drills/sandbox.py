@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import Config
@@ -25,6 +25,8 @@ from nvrstore.drills.report import Moment, Sample
 from nvrstore.drills.witness import Witness
 from nvrstore.errors import NvrstoreError
 from nvrstore.farm import Farm, SentFrames
+
+T = TypeVar("T")
 
 JOURNAL: Final = "main"
 WAIT_S: Final = 40.0
@@ -89,6 +91,7 @@ class Stage:
     box: Sandbox
     random: Random
     child: bool
+    draw: int = 0  # which of several ways a scenario is done: each in its turn
     innocent: Collection[str] = ()  # targets that nothing is done to
     recording: Recording = field(init=False)
     moments: list[Moment] = field(default_factory=list)
@@ -166,6 +169,10 @@ class Stage:
             self.interval_before = self.recording.intervals()
         self.note("fault", text, target)
         return now_s
+
+    def drawn(self, ways: Sequence[T]) -> T:
+        """The way whose turn it is: over repeats, and over file systems, each of them comes."""
+        return ways[self.draw % len(ways)]
 
     def healed(self, text: str, target: str = "") -> None:
         self.note("healed", text, target)

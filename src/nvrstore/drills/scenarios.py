@@ -12,10 +12,13 @@ from typing import Any, Final
 
 from nvrstore.drills import acts
 from nvrstore.drills.sandbox import Stage
+from nvrstore.limits import TICK_S
 
 PLAIN: Final = ("plain",)
 FUSE: Final = ("fuse", "plain")
 DISK: Final = ("disk", "plain")
+ERROR_S: Final = TICK_S + 0.05  # a tick writes, or looks; what comes back with an error is believed at once
+HANG_S: Final = 1.3  # the deadline of the class ssd, and a tick
 EXT4: Final = ("ext4", "plain")
 
 
@@ -32,6 +35,7 @@ class Scenario:
     child: bool = False  # the recorder needs a process of its own
     loses: tuple[str, ...] = ("a",)  # targets that have to be declared lost
     may_lose: tuple[str, ...] = ()  # those that may be, too; any other loss is a false alarm, and fails the run
+    ttd_s: float | None = None  # promised: a target that is broken so is declared lost within this, at the median
     dies: bool = False  # the recording machine dies: what was not in a commit goes with it
     outage: bool = False  # no target is left for a while: the next commit can only come when one is back
     equal: bool = True  # copies are the same bytes at the end
@@ -60,8 +64,17 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
         Scenario("nothing", "nothing is broken: what the others are compared with", "no loss, no failover", acts.nothing, loses=()),
-        Scenario("io-error", "every call on a target fails with EIO", "lost at once; the other goes on; resync", acts.io_error, _A_FUSE),
-        Scenario("hang", "no call on a target comes back, not even stat", "lost by its age; nobody else waits", acts.hang, _A_FUSE),
+        Scenario(
+            "io-error",
+            "every call on a target fails with EIO",
+            "lost at once; the other goes on; resync",
+            acts.io_error,
+            _A_FUSE,
+            ttd_s=ERROR_S,
+        ),
+        Scenario(
+            "hang", "no call on a target comes back, not even stat", "lost by its age; nobody else waits", acts.hang, _A_FUSE, ttd_s=HANG_S
+        ),
         Scenario(
             "hang-stop",
             "the recorder has to stop while a target hangs",
@@ -69,6 +82,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             acts.hang_stop,
             {"a": ("fuse",), "b": PLAIN},
             child=True,
+            ttd_s=HANG_S,
         ),
         Scenario(
             "sync-error-once",
@@ -76,6 +90,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "nothing that this sync covered is believed; the tail is repaired from the other copy",
             acts.sync_error,
             _A_FUSE,
+            ttd_s=ERROR_S,
         ),
         Scenario(
             "thin-pool",
@@ -84,7 +99,9 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             acts.thin_pool,
             {"a": ("thin",), "b": PLAIN},
         ),
-        Scenario("read-only", "a file system turns read-only", "lost at once; resync", acts.read_only, {"a": EXT4, "b": PLAIN}),
+        Scenario(
+            "read-only", "a file system turns read-only", "lost at once; resync", acts.read_only, {"a": EXT4, "b": PLAIN}, ttd_s=ERROR_S
+        ),
         Scenario(
             "fill",
             "a target is full",
@@ -95,16 +112,30 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             may_lose=("a",),
             equal=False,
         ),
-        Scenario("vanish", "a target's directory is moved away", "its next look sees it; nothing is written in its place", acts.vanish),
+        Scenario(
+            "vanish",
+            "a target's directory is moved away",
+            "its next look sees it; nothing is written in its place",
+            acts.vanish,
+            ttd_s=ERROR_S,
+        ),
         Scenario(
             "unmount",
             "another file system appears at a target's path",
             "its next look sees it; it is not written to",
             acts.unmount,
             root=True,
+            ttd_s=ERROR_S,
         ),
         Scenario("slow", "every write takes 0.3 s", "late, and not lost; nobody else is slower for it", acts.slow, loses=()),
-        Scenario("flap", "a target fails and returns, three times", "lost three times; each hold-down is longer", acts.flap, _A_FUSE),
+        Scenario(
+            "flap",
+            "a target fails and returns, three times",
+            "lost three times; each hold-down is longer",
+            acts.flap,
+            _A_FUSE,
+            ttd_s=ERROR_S,
+        ),
         Scenario(
             "corrupt",
             "a byte in a closed volume is changed",
@@ -123,9 +154,16 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             {"a": FUSE, "b": FUSE},
             loses=("a", "b"),
             outage=True,
+            ttd_s=ERROR_S,
         ),
         Scenario(
-            "all-but-spare", "both members fail, the spare lives", "the spare is recruited", acts.all_but_spare, _SPARE, loses=("a", "b")
+            "all-but-spare",
+            "both members fail, the spare lives",
+            "the spare is recruited",
+            acts.all_but_spare,
+            _SPARE,
+            loses=("a", "b"),
+            ttd_s=ERROR_S,
         ),
         Scenario(
             "power-cut",
@@ -166,6 +204,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             acts.during_resync,
             {"a": FUSE, "b": FUSE},
             journal={"resync_bps": 400_000},
+            ttd_s=ERROR_S,
         ),
         Scenario(
             "during-rollover",
