@@ -61,14 +61,16 @@ class Options:
     wait: bool = False  # objective: no camera feels the fault
 
 
-def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None) -> DrillReport:
-    """Run each scenario `options.repeat` times. `folder`: kept afterwards; without one, a temporary one."""
+def run_drills(
+    names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None, first: int = 0
+) -> DrillReport:
+    """Run each scenario `options.repeat` times, from the run number `first` on. `folder`: kept; without one, a temporary one."""
     report = _blank(options)
     for name in names:
         scenario = SCENARIOS[name]
         entry = ScenarioReport(scenario.name, scenario.what, scenario.expect)
         report.scenarios.append(entry)
-        for turn in range(options.repeat):
+        for turn in range(first, first + options.repeat):
             say("begins", {"scenario": name, "seed": seed_of(scenario, options, turn)})
             try:
                 run = _run_in(folder, scenario, options, turn)
