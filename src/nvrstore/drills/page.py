@@ -34,8 +34,8 @@ p { margin: 4px 0 10px; }
 .bad { color: var(--bad); font-weight: 600; }
 .verdict { font-size: 18px; padding: 12px 16px; border-left: 6px solid currentColor; background: var(--panel); margin: 16px 0; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; font-variant-numeric: tabular-nums; margin: 8px 0; }
-th, td { text-align: left; padding: 4px 6px 4px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; margin: 8px 0; }
+th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 td.n, th.n { text-align: right; }
 svg { display: block; width: 100%; height: auto; background: var(--panel); border-radius: 6px; margin: 8px 0; }

@@ -12,12 +12,13 @@ from typing import Any, Final
 
 from nvrstore.drills import acts
 from nvrstore.drills.sandbox import Stage
-from nvrstore.limits import TICK_S
+from nvrstore.limits import LOOK_S, TICK_S
 
 PLAIN: Final = ("plain",)
 FUSE: Final = ("fuse", "plain")
 DISK: Final = ("disk", "plain")
 ERROR_S: Final = TICK_S + 0.05  # a tick writes, or looks; what comes back with an error is believed at once
+LOOK_FAILS_S: Final = LOOK_S + TICK_S  # what is written goes well, only a look can see it
 HANG_S: Final = 1.3  # the deadline of the class ssd, and a tick
 EXT4: Final = ("ext4", "plain")
 
@@ -117,7 +118,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "a target's directory is moved away",
             "its next look sees it; nothing is written in its place",
             acts.vanish,
-            ttd_s=ERROR_S,
+            ttd_s=LOOK_FAILS_S,
         ),
         Scenario(
             "unmount",
@@ -125,7 +126,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = {
             "its next look sees it; it is not written to",
             acts.unmount,
             root=True,
-            ttd_s=ERROR_S,
+            ttd_s=LOOK_FAILS_S,
         ),
         Scenario("slow", "every write takes 0.3 s", "late, and not lost; nobody else is slower for it", acts.slow, loses=()),
         Scenario(
