@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nvrstore.drills.live import lost_as_well
 from nvrstore.drills.losses import GRACE_S, explained, losses, worst
 from nvrstore.drills.recording import Heard
-from nvrstore.drills.report import Moment
+from nvrstore.drills.report import Moment, Sample
 from nvrstore.drills.scenarios import SCENARIOS
 from nvrstore.drills.witness import BACK_S, STALL_S, Witness
 
@@ -72,6 +73,16 @@ def test_scenarios_that_break_no_target_may_lose_none() -> None:
     for name in ("nothing", "slow", "corrupt", "clock-step"):
         assert not SCENARIOS[name].loses + SCENARIOS[name].may_lose
     assert all("c" not in scenario.loses + scenario.may_lose for scenario in SCENARIOS.values())
+
+
+def test_a_live_drill_during_which_another_target_is_lost_says_so() -> None:
+    """Only the chosen one may be lost; what was away before the drill is none of its business."""
+    first = Sample(0.0, 0, 0, None, (("a", "synced"), ("b", "synced"), ("c", "away")))
+    broken = Sample(1.0, 0, 0, None, (("a", "away"), ("b", "synced"), ("c", "away")))
+    assert lost_as_well([first, broken], "a") == []
+    (problem,) = lost_as_well([first, broken, Sample(2.0, 0, 0, None, (("a", "away"), ("b", "away"), ("c", "away")))], "a")
+    assert "nothing was done to b" in problem
+    assert lost_as_well([], "a") == []
 
 
 class SteppedClock:

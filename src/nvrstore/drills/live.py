@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -187,8 +187,16 @@ class LiveDrill:
             missing_s = sum(((gap.end_ns or SYSTEM_CLOCK.utc_ns()) - gap.start_ns) / 1e9 for gap in gaps if gap.stream == stream["stream"])
             lost = min(frames, round(missing_s * (stream["fps"] or 0)))
             run.streams.append(StreamResult(stream["stream"], frames, frames - lost, lost, 0, 0, 0, None, None))
+        run.problems += lost_as_well(run.samples, self._target)
         run.problems += [f"{gap.stream}: a gap with the cause {gap.cause}: {gap.detail}" for gap in gaps]
         run.notes.append("live: frames are those that the recorder accepted; what is lost is what its ledger says")
+
+
+def lost_as_well(samples: Sequence[Sample], target: str) -> list[str]:
+    """Other targets that were in step at the beginning, and were seen to be lost, in words."""
+    in_step = {name for name, state in samples[0].targets if state == "synced"} if samples else set()
+    lost = {name for sample in samples for name, state in sample.targets if state == "away"} & in_step - {target}
+    return [f"a false alarm, or another fault: nothing was done to {name}, and it was declared lost" for name in sorted(lost)]
 
 
 def _spare_others(config: Config, journal: JournalConfig, path: Path, name: str) -> None:

@@ -112,8 +112,8 @@ class Stage:
 
     def __post_init__(self) -> None:
         self._frames_before = 0
-        self.witness = Witness({name: self.places[name].path.parent for name in self.innocent})
         self.start()
+        self.witness = Witness({name: self.places[name].path.parent for name in self.innocent})
         self._thread = threading.Thread(target=self._watch, name="nvrstore-drill-watch", daemon=True)
         self._thread.start()
 
