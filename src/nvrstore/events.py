@@ -124,10 +124,7 @@ class SetChanged(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedOver(Event):
-    """The first commit after a member was lost.
-
-    `ttr_s`: from the declaration of the loss to this commit; where no footage waited then, from when some did.
-    """
+    """The first commit after a member was lost. `ttr_s`: from the declaration of the loss to this commit, in real time."""
 
     journal: str
     target: str

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from nvrstore.cli import main
 from nvrstore.drills.page import page
-from nvrstore.drills.report import DrillReport, Moment, Run, Sample, ScenarioReport, Spread, StreamResult, judge
+from nvrstore.drills.places import FILE_SYSTEMS
+from nvrstore.drills.report import DrillReport, Moment, Run, Sample, ScenarioReport, Spread, StreamResult, Wait, judge, longest_wait
+from nvrstore.drills.runner import Options, draw, seed_of
 from nvrstore.drills.scenarios import SCENARIOS
 
 ASKED_FOR = {
@@ -24,7 +31,7 @@ def stream(name: str = "cam0", /, **figures: int) -> StreamResult:
 
 
 def run(**changes: object) -> Run:
-    made = Run("hang", "hang 1.0", how="a: through FUSE", ttd_s=1.2, ttr_s=0.1, streams=[stream()], copies_equal=True)
+    made = Run("hang", "hang 1.0", how="a: through FUSE", ttd_s=1.2, ttr_s=0.1, recovery_s=1.3, streams=[stream()], copies_equal=True)
     made.samples = [Sample(i / 10, i * 3, i, 0.5, (("a", "away" if 20 < i < 40 else "synced"), ("b", "synced"))) for i in range(60)]
     made.moments = [Moment(2.0, "fault", "no call on a <comes> back", "a"), Moment(3.2, "lost", "a declared lost", "a")]
     for name, value in changes.items():
@@ -72,10 +79,12 @@ def test_a_spread_is_least_median_and_p99() -> None:
 
 
 def test_objectives_are_judged_by_recovery_time_and_by_footage_that_is_missing() -> None:
-    """RTO is detection and recovery together; RPO is the worst stream's missing footage in seconds."""
+    """RTO is from the fault to the commit under the new set; RPO is the worst stream's missing footage in seconds."""
     assert judge(run(), rto_s=None, rpo_s=None, fps=25) == {}
     assert judge(run(), rto_s=1.31, rpo_s=0, fps=25) == {"rto": True, "rpo": True}
     assert judge(run(), rto_s=1.29, rpo_s=0, fps=25)["rto"] is False
+    assert judge(run(recovery_s=None), rto_s=60, rpo_s=None, fps=25) == {"rto": False}, "lost, and no commit came"
+    assert judge(run(ttd_s=None, recovery_s=None), rto_s=60, rpo_s=None, fps=25) == {}, "nothing was lost"
     died = run(streams=[stream(), stream("cam1", durable=50, unrecorded=50)])
     assert judge(died, rto_s=None, rpo_s=2.0, fps=25) == {"rpo": True}
     assert judge(died, rto_s=None, rpo_s=1.9, fps=25) == {"rpo": False}
@@ -86,7 +95,8 @@ def test_the_json_document_has_its_fields_and_agrees_with_the_figures() -> None:
     document = json.loads(json.dumps(report(run(), run(ttd_s=1.4)).as_json()))
     assert set(document) == {"format", "started", "machine", "streams", "fps", "seed", "filesystem", "objectives", "passed", "scenarios"}
     hang, skipped = document["scenarios"]
-    assert set(hang) == {"scenario", "what", "expect", "passed", "skipped", "ttd", "declared", "ttr", "runs"}
+    assert set(hang) == {"scenario", "what", "expect", "passed", "skipped", "ttd", "declared", "ttr", "recovery", "longest_wait", "runs"}
+    assert hang["recovery"]["median_ms"] == 1300.0
     assert hang["ttd"] == {"min_ms": 1200.0, "median_ms": 1300.0, "p99_ms": 1400.0, "count": 2}
     assert hang["declared"] is None, "no call came back with an error"
     failed = ScenarioReport("io-error", "", "", [run(declared_s=0.004), run(), run(declared_s=0.002)]).as_json()
@@ -101,6 +111,8 @@ def test_the_json_document_has_its_fields_and_agrees_with_the_figures() -> None:
         "ttd_ms",
         "declared_ms",
         "ttr_ms",
+        "recovery_ms",
+        "longest_wait",
         "stop_s",
         "coverage",
         "copies_equal",
@@ -151,10 +163,45 @@ def test_the_page_is_whole_loads_nothing_and_shows_fault_detection_and_every_fig
     assert "svg" in reader.seen
     assert not {"script", "link", "img", "iframe"} & reader.seen
     words = " ".join(reader.words)
-    assert "1200 ms / 1300 ms / 1400 ms" in words
+    assert "1200 / 1300 / 1400" in words
     for said in ("fault: a", "detected: a", "no call on a <comes> back", "Not run here: no loop devices"):
         assert said in words
     assert "prefers-color-scheme: dark" in text
+
+
+def test_commits_are_drawn_where_they_were_seen() -> None:
+    """A stroke each, none while there was none, and again when the next recorder counts from nought."""
+    made = run()
+    counts = [1, 2, 3, 3, 3, 3, 4, 0, 1, 2]
+    made.samples = [replace(made.samples[i], t_s=float(i), commits=commits) for i, commits in enumerate(counts)]
+    (path,) = re.findall(r'<path class="commits" d="([^"]*)"', page(report(made)))
+    strokes = [float(place) for place in re.findall(r"M(\d+) ", path)]
+    step = (strokes[1] - strokes[0]) / 1
+    assert [round((stroke - strokes[0]) / step) for stroke in strokes] == [0, 1, 2, 6, 8, 9]
+
+
+@pytest.mark.slow
+def test_the_page_is_read_at_1200_px_without_scrolling_sideways(tmp_path: Path) -> None:
+    """Every table and picture is as wide as the page at most, with figures of several digits over repeats."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no browser here to ask")
+    long = run(streams=[stream(sent=1_234_567, durable=1_234_567)], ttd_s=1.2345, declared_s=1.1, ttr_s=1.2, wait=wait(60, 1_181))
+    entry = ScenarioReport("sync-error-once", "one sync fails", "the tail is repaired", [long, long])
+    made = replace(report(long), scenarios=[entry, *report(long).scenarios])
+    script = "document.title=[...document.querySelectorAll('html,.wide')].filter(e=>e.scrollWidth>e.clientWidth).length+' too wide'"
+    file = tmp_path / "page.html"
+    file.write_text(page(made).replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--window-size=1200,1600",
+    ]
+    dom = subprocess.run([*command, "--dump-dom", file.as_uri()], check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "<title>0 too wide</title>" in dom
 
 
 def test_what_failed_is_the_run_that_is_drawn() -> None:
@@ -163,6 +210,58 @@ def test_what_failed_is_the_run_that_is_drawn() -> None:
     text = page(report(run(), failed))
     assert "hang 1.7" in text
     assert "NOT everything" in text
+
+
+def wait(before_ms: float, since_ms: float) -> Wait | None:
+    return Wait.of([replace(stream(), interval_before_ms=before_ms, interval_ms=since_ms), stream("cam1")], 25)
+
+
+def test_the_longest_wait_of_a_run_is_its_worst_streams_and_three_frames_more_are_allowed() -> None:
+    """Not the middle of all streams: one camera that felt the fault is enough."""
+    felt = wait(60, 181)
+    assert felt is not None
+    assert (felt.before_s, felt.since_s, felt.allowed_s, felt.kept) == (0.06, 0.181, 0.18, False)
+    assert Wait.of([replace(stream(), interval_before_ms=None)], 25) is None
+    assert judge(run(wait=felt), rto_s=None, rpo_s=None, fps=25) == {}, "told, and no objective unless it is asked for"
+    assert judge(run(wait=felt), rto_s=None, rpo_s=None, fps=25, wait=True) == {"wait": False}
+    assert judge(run(wait=wait(60, 180)), rto_s=None, rpo_s=None, fps=25, wait=True) == {"wait": True}
+    assert run(wait=felt).as_json()["longest_wait"] == {"before_ms": 60.0, "since_ms": 181.0, "allowed_ms": 180.0, "kept": False}
+
+
+def test_longest_waits_over_repeats_are_medians_of_the_worst_and_the_largest() -> None:
+    """The median of each run's worst is held against what is allowed; the largest is told beside it."""
+    waits = [wait(60, 70), wait(50, 400), wait(80, 75), None]
+    figures = {
+        "before_ms": 60.0,
+        "since_ms": 75.0,
+        "allowed_ms": 180.0,
+        "before_max_ms": 80.0,
+        "since_max_ms": 400.0,
+        "kept": True,
+        "count": 3,
+    }
+    assert longest_wait(waits) == figures
+    late = longest_wait([wait(60, 181), wait(60, 182), wait(60, 60)])
+    assert late is not None
+    assert not late["kept"]
+    assert longest_wait([None]) is None
+
+
+def test_detection_is_held_against_what_is_allowed() -> None:
+    """Where a target is lost; what nobody noticed has its own problem."""
+    assert judge(run(), rto_s=None, rpo_s=None, fps=25, ttd_s=1.2) == {"ttd": True}
+    assert judge(run(), rto_s=None, rpo_s=None, fps=25, ttd_s=1.19) == {"ttd": False}
+    assert judge(run(ttd_s=None), rto_s=None, rpo_s=None, fps=25, ttd_s=1.19) == {}
+
+
+def test_what_is_drawn_comes_in_turn_over_repeats_and_over_file_systems() -> None:
+    """So both sides, both kinds and both directions occur, whatever the seed; and each run can be had again."""
+    for seed in range(4):
+        assert {draw(Options(seed=seed, filesystem=fs), 0) % 2 for fs in FILE_SYSTEMS} == {0, 1}
+        for fs in (None, *FILE_SYSTEMS):
+            assert {draw(Options(seed=seed, filesystem=fs), turn) % 2 for turn in range(2)} == {0, 1}
+    seeds = [seed_of(SCENARIOS["flap"], Options(seed=3, filesystem=fs), turn) for fs in (None, *FILE_SYSTEMS) for turn in range(3)]
+    assert len(set(seeds)) == len(seeds), "moments differ, too"
 
 
 def test_every_scenario_that_was_promised_is_there() -> None:

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.support.prove import proving, tally
 
 from nvrstore.cli import main
 from nvrstore.drills.account import take_account
+from nvrstore.drills.acts import HOLD_S
 from nvrstore.drills.faults import FaultError
 from nvrstore.drills.places import FILE_SYSTEMS
 from nvrstore.drills.report import Run
@@ -30,8 +32,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(150)]
 FAIL = {"io-error", "sync-error-once", "thin-pool", "read-only", "flap", "all"}  # calls come back with errors
 SILENT = {"nothing", "hang", "vanish", "unmount", "slow"}  # none does
 
-SEED = os.environ.get("NVRSTORE_SEED", "1")
+SEED = int(os.environ.get("NVRSTORE_SEED", "1"))
+TTD_FACTOR = 2  # on a machine that does three things at once; what is promised is measured by benchmarks/bench_failover.py
 
+#: What is drawn comes in turn: over the repeats of a scenario, and over file systems.
+WAYS: Mapping[str, tuple[str, str]] = {
+    "during-resync": ("in the middle of the resync, a fails", "in the middle of the resync, b fails"),
+    "kill-worker": ("the appender of a is killed", "the keeper of a is killed"),
+    "clock-step": ("steps by +1 h", "steps by -1 h"),
+}
 
 #: What cannot be done to a file system: only ext4 can be told to turn read-only, only ext4 and xfs can be shut down.
 NOT_ON: Mapping[str, set[str]] = {
@@ -45,19 +54,20 @@ ON_EACH = ("xfs during-rollover", "btrfs sync-error-once", "tmpfs unmount", "fus
 EVERYWHERE = tuple(f"{fs} {name}" for fs in FILE_SYSTEMS for name in SCENARIOS if fs != "ext4" and name not in NOT_ON[fs])
 
 
-def drilled(name: str, folder: Path, streams: int = 3, filesystem: str | None = None) -> Run:
+def drilled(name: str, folder: Path, streams: int = 3, filesystem: str | None = None, turn: int = 0) -> Run:
     folder.mkdir(exist_ok=True)
-    return run_once(SCENARIOS[name], Options(streams=streams, filesystem=filesystem), f"{name} {SEED}.0", folder)
+    options = Options(streams=streams, filesystem=filesystem, seed=SEED, ttd_factor=TTD_FACTOR, wait=True)
+    return run_once(SCENARIOS[name], options, turn, folder)
 
 
 def told(run: Run) -> str:
     return f"{run.seed}: {run.problems}, {[(s.stream, s.lost, s.duplicated, s.damaged) for s in run.streams]}, {run.moments}"
 
 
-@pytest.mark.parametrize("name", list(SCENARIOS))
-def test_a_drill_costs_no_frame(name: str, tmp_path: Path) -> None:
-    """Whatever breaks: nothing lost, nothing twice, nothing damaged; in the end every target is in step and the copies are equal."""
-    assert_costs_no_frame(name, tmp_path, "ext4")
+@pytest.mark.parametrize(("name", "turn"), [*((name, 0) for name in SCENARIOS), *((name, 1) for name in WAYS)])
+def test_a_drill_costs_no_frame(name: str, turn: int, tmp_path: Path) -> None:
+    """Whatever breaks: nothing lost, nothing twice, nothing damaged, nobody accused; in the end all are in step, copies equal."""
+    assert_costs_no_frame(name, tmp_path, "ext4", turn)
 
 
 @pytest.mark.parametrize("where", EVERYWHERE if proving() else ON_EACH)
@@ -76,19 +86,28 @@ def test_what_a_file_system_cannot_suffer_is_not_run_there(where: str, tmp_path:
         drilled(name, tmp_path, filesystem=filesystem)
 
 
-def assert_costs_no_frame(name: str, folder: Path, filesystem: str) -> None:
-    run = drilled(name, folder, filesystem=filesystem)
+def assert_costs_no_frame(name: str, folder: Path, filesystem: str, turn: int = 0) -> None:
+    run = drilled(name, folder, filesystem=filesystem, turn=turn)
+    which = f"{filesystem} {name}{f' {turn}' if turn else ''}"
+    # Times are objectives, told and not asserted: a machine that is busy with other tests may miss them.
+    missed = {"ttd": run.ttd_s, "wait": run.wait.since_s if run.wait else None}
     tally(
         "drills",
-        f"{filesystem} {name}",
+        which,
         runs=1,
-        passed=int(run.passed),
+        passed=int(run.whole),
+        objectives_met={kind: int(kept) for kind, kept in run.objectives.items()},
+        objectives_missed_ms={f"{which} {kind}": round((missed[kind] or 0) * 1e3) for kind, kept in run.objectives.items() if not kept},
         frames_sent=run.total("sent"),
         frames_lost=run.total("lost"),
         frames_unrecorded=run.total("unrecorded"),
-        ttd_ms={f"{filesystem} {name}": round(run.ttd_s * 1e3)} if run.ttd_s is not None else {},
+        ttd_ms={which: round(run.ttd_s * 1e3)} if run.ttd_s is not None else {},
+        longest_wait_ms={which: round(run.wait.since_s * 1e3)} if run.wait is not None else {},
     )
-    assert run.passed, told(run)
+    assert run.whole, told(run)
+    if name in WAYS:
+        way = WAYS[name][(SEED + turn + FILE_SYSTEMS.index(filesystem)) % 2]
+        assert any(way in moment.text for moment in run.moments)
     assert run.total("sent") > 50
     assert run.total("durable") == run.total("sent") - run.total("unrecorded")
     kinds = {moment.kind for moment in run.moments}
@@ -102,7 +121,23 @@ def assert_costs_no_frame(name: str, folder: Path, filesystem: str) -> None:
         assert run.declared_s is None
     if SCENARIOS[name].dies:
         assert run.ttr_s is not None
+    if run.ttd_s is not None and run.ttr_s is not None and not SCENARIOS[name].dies:
+        assert run.recovery_s is not None
+        assert max(run.ttd_s, run.ttr_s) <= run.recovery_s <= run.ttd_s + run.ttr_s + 0.001
+    if SCENARIOS[name].outage:
+        assert (run.ttr_s or 0) > HOLD_S, "real time: the outage counts"
+    if not SCENARIOS[name].child and name != "nothing":
+        assert run.wait is not None
     assert "simulated" not in run.how or name in ("nothing", "slow")
+
+
+def test_a_drill_notices_a_false_alarm(tmp_path: Path) -> None:
+    """The checker is checked: a target that nothing may cost, and that fails, fails the run, though not a frame is missing."""
+    run = run_once(replace(SCENARIOS["io-error"], loses=()), Options(streams=2), 0, tmp_path)
+    assert run.total("lost") == 0
+    assert run.copies_equal
+    assert [problem[:13] for problem in run.problems] == ["a false alarm"]
+    assert not run.passed
 
 
 def test_a_drill_notices_a_frame_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

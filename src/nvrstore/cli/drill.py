@@ -129,6 +129,8 @@ def _line(event: str, figures: Mapping[str, Any]) -> None:
             words = [f"{run.total('sent')} frames sent, {run.total('lost')} lost"]
             words += [f"declared after {human_s(run.ttd_s)}"] if run.ttd_s is not None else []
             words += [f"next commit after {human_s(run.ttr_s)}"] if run.ttr_s is not None else []
+            if run.wait is not None:
+                words += [f"longest wait for a frame {human_s(run.wait.since_s)} ({human_s(run.wait.before_s)} before)"]
             say(f"   {'passed' if run.passed else 'FAILED'}: {', '.join(words)}; {run.how}")
             for problem in run.problems[:5]:
                 say(f"   problem: {problem}")

@@ -191,8 +191,9 @@ def during_resync(stage: Stage) -> None:
     stage.places["a"].clear()
     stage.healed("a works again, and lacks what was recorded meanwhile", "a")
     stage.wait(lambda: _copies(stage), "resync of a begins")
-    second = stage.random.choice(["a", "b"])
+    second = stage.drawn(["a", "b"])
     stage.notes.append(f"the second failure hit {'the target that is being copied to' if second == 'a' else 'the one that is copied from'}")
+    stage.may_lose.add(second)
     fault_s = stage.fault(f"in the middle of the resync, {second} fails", second)
     stage.places[second].fail(errno.EIO)
     stage.wait_event("TargetLost", second, fault_s)
@@ -222,7 +223,7 @@ def during_rollover(stage: Stage) -> None:
 def kill_worker(stage: Stage) -> None:
     place = stage.places["a"]
     stage.how = "SIGKILL"
-    kind = stage.random.choice(["appender", "keeper"])
+    kind = stage.drawn(["appender", "keeper"])
     stage.fault(f"the {kind} of a is killed", "a")
     for pid in stage.recording.worker_pids(place, kind):
         kill_process(pid)
@@ -256,7 +257,7 @@ def clock_step(stage: Stage) -> None:
     if not isinstance(stage.recording, InProcess):
         raise DrillError("a clock can be stepped only for a recorder in this process")
     stage.how = "the recorder's wall clock, through its clock interface"
-    hour_s = stage.random.choice([3600.0, -3600.0])
+    hour_s = stage.drawn([3600.0, -3600.0])
     stage.fault(f"the wall clock steps by {hour_s / 3600:+.0f} h")
     stage.recording.clock.step(hour_s)
     stage.sleep(2 * HOLD_S)

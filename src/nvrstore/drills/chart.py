@@ -2,6 +2,7 @@
 
     frames per second accepted       ‾‾‾‾‾‾‾‾|‾‾‾‾‾‾‾‾‾
     age of the newest durable footage ....../|\\........     vertical marks: fault, detection, recovery, joined, synced
+    commits, each a stroke           | | | |     || | | |
     a  [ synced    ][ away ][ live ][ synced ]
     b  [ synced                              ]
 
@@ -21,6 +22,7 @@ WIDTH: Final = 1032
 LEFT, RIGHT, TOP = 150, 20, 92
 PLOT: Final = 84  # height of a curve
 BAND: Final = 26
+STROKE: Final = 16  # height of a commit's stroke
 WINDOW_S: Final = 0.5  # over which frames per second are counted
 LABEL_PX: Final = 6.6  # a letter is about so wide
 ROWS: Final = 5  # of labels above the plots
@@ -53,7 +55,8 @@ _WORDS: Final = {
 LEGEND: Final = (
     """<p>In each picture time runs to the right. The upper curve: frames that the recorder accepted per second, of all cameras; it must
 not dip. The lower one: how old the newest footage is that is durable, of the worst camera; it falls with each commit, and rises while none
-can be made. Vertical lines mark what was done and what came of it, with their words above. The bands say what each target was:</p><p>"""
+can be made. Below it each stroke is a commit: the recorder's word that footage is durable on every target that takes part. Vertical lines
+mark what was done and what came of it, with their words above. The bands say what each target was:</p><p>"""
     + " ".join(f'<span class=key style="background:{_BANDS[state]}">{state}</span> {words}.' for state, words in _WORDS.items())
     + "</p>"
 )
@@ -66,7 +69,8 @@ def draw(run: Run, fps: float) -> str:
         return ""
     names = sorted({name for sample in samples for name, _ in sample.targets})
     end_s = max(samples[-1].t_s, *(moment.t_s for moment in run.moments), 1.0) if run.moments else samples[-1].t_s
-    bands_y = TOP + 2 * (PLOT + 26)
+    strokes_y = TOP + 2 * (PLOT + 26) - 6
+    bands_y = strokes_y + STROKE + 14
     height = bands_y + len(names) * (BAND + 6) + 30
 
     def x(t_s: float) -> float:
@@ -82,6 +86,7 @@ def draw(run: Run, fps: float) -> str:
         _curve(rates, x, TOP, full * 1.25, "var(--frames)", "frames accepted|per second", f"{full:.0f}", full),
         _curve(ages, x, TOP + PLOT + 26, age_max, "var(--age)", "age of the newest|durable frame, s", f"{age_max:.1f}", age_max),
     ]
+    parts.append(_strokes(samples, x, strokes_y))
     for i, name in enumerate(names):
         parts.append(_bands(name, samples, x, end_s, bands_y + i * (BAND + 6)))
     parts.append(_marks(run.moments, x, height - 24))
@@ -140,6 +145,21 @@ def _curve(
         if known and len(line) > 1:
             parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" stroke-linejoin="round" points="{" ".join(line)}"/>')
     return "".join(parts)
+
+
+def _strokes(samples: Sequence[Sample], x: Callable[[float], float], y: int) -> str:
+    """One stroke for each look at which there were commits that were not there at the one before; of one pixel, one."""
+    places: dict[int, None] = {}
+    before = 0
+    for sample in samples:
+        if sample.commits > before:
+            places[round(x(sample.t_s))] = None
+        before = sample.commits  # less than before: another recorder counts from nought
+    path = "".join(f"M{place} {y}v{STROKE}" for place in places)
+    return (
+        f'<text x="10" y="{y + 12}">commits</text><path class="commits" d="{path}" stroke="var(--back)" stroke-width="1.5" fill="none">'
+        f"<title>{len(places)} looks at which there were new commits</title></path>"
+    )
 
 
 def _bands(name: str, samples: Sequence[Sample], x: Callable[[float], float], end_s: float, y: int) -> str:

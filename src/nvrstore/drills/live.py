@@ -1,6 +1,6 @@
 """Drills on a running recorder: one target of its configuration is broken, and everything else is watched.
 
-    control socket --status, many times a second--> states, commits, ages --> TTD, TTR (as fine as it is asked: POLL_S)
+    control socket --status, many times a second--> states, commits, ages --> TTD, TTR of losses.py, as fine as it is asked (POLL_S)
     catalog --gaps with the cause storage or recorder, since the drill began--> what was lost
 
 Real cameras do not number their frames, so here the ledger is the judge, where in a sandbox every frame is looked up. Only faults
@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -92,7 +92,7 @@ class LiveDrill:
                     lost_s = self._note("lost", f"{self._target} declared lost")
                     commits = self._commits
                     run.ttr_s = self._until(lambda _: self._commits > commits, LOSE_S, "followed by a commit") - lost_s
-                    self._note("recovered", "commits again")
+                    run.recovery_s = self._note("recovered", "commits again") - fault_s
                 self._watch_for(HOLD_S)
             self._note("healed", "the fault is over")
             self._until(lambda status: self._state(status) == "synced", BACK_S, "over: the target in step again")
@@ -187,8 +187,16 @@ class LiveDrill:
             missing_s = sum(((gap.end_ns or SYSTEM_CLOCK.utc_ns()) - gap.start_ns) / 1e9 for gap in gaps if gap.stream == stream["stream"])
             lost = min(frames, round(missing_s * (stream["fps"] or 0)))
             run.streams.append(StreamResult(stream["stream"], frames, frames - lost, lost, 0, 0, 0, None, None))
+        run.problems += lost_as_well(run.samples, self._target)
         run.problems += [f"{gap.stream}: a gap with the cause {gap.cause}: {gap.detail}" for gap in gaps]
         run.notes.append("live: frames are those that the recorder accepted; what is lost is what its ledger says")
+
+
+def lost_as_well(samples: Sequence[Sample], target: str) -> list[str]:
+    """Other targets that were in step at the beginning, and were seen to be lost, in words."""
+    in_step = {name for name, state in samples[0].targets if state == "synced"} if samples else set()
+    lost = {name for sample in samples for name, state in sample.targets if state == "away"} & in_step - {target}
+    return [f"a false alarm, or another fault: nothing was done to {name}, and it was declared lost" for name in sorted(lost)]
 
 
 def _spare_others(config: Config, journal: JournalConfig, path: Path, name: str) -> None:

@@ -7,12 +7,12 @@ Everything on the page is in the JSON document too. Text is escaped: stream and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Any, Final
 
 from nvrstore.drills.chart import LEGEND, draw
-from nvrstore.drills.report import DrillReport, Run, ScenarioReport, Spread
+from nvrstore.drills.report import FRAMES_LATE, DrillReport, Run, ScenarioReport, Spread, longest_wait
 
 STYLE: Final = """
 :root { color-scheme: light dark;
@@ -24,7 +24,7 @@ STYLE: Final = """
   --fault:#ff8b8b; --lost:#ffb366; --back:#5fd394; --other:#a9b8c5; --frames:#7cc0ff; --age:#d9a6f5;
   --synced:#1d4a33; --live:#1d3f5e; --joining:#5a4708; --hold:#5d3c17; --away:#6b2327; --none:#2b353e; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 24px; background: var(--ground); color: var(--ink);
+body { margin: 0 auto; max-width: 1160px; padding: 24px; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; }
 h2 { font-size: 20px; margin: 36px 0 4px; }
@@ -34,9 +34,9 @@ p { margin: 4px 0 10px; }
 .bad { color: var(--bad); font-weight: 600; }
 .verdict { font-size: 18px; padding: 12px 16px; border-left: 6px solid currentColor; background: var(--panel); margin: 16px 0; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; margin: 8px 0; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; font-variant-numeric: tabular-nums; margin: 8px 0; }
 th, td { text-align: left; padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
+th { color: var(--soft); font-weight: 600; vertical-align: bottom; white-space: normal; }
 td.n, th.n { text-align: right; }
 svg { display: block; width: 100%; height: auto; background: var(--panel); border-radius: 6px; margin: 8px 0; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: var(--ink); }
@@ -93,10 +93,12 @@ def _ms(seconds: float | None) -> str:
 
 
 def _spread(values: Iterable[float | None]) -> str:
+    """In ms; the unit stands above, so that the table is no wider than a page."""
     found = Spread.of(values)
     if found is None:
         return "-"
-    return _ms(found.median_s) if found.count == 1 else f"{_ms(found.min_s)} / {_ms(found.median_s)} / {_ms(found.p99_s)}"
+    shown = (found.median_s,) if found.count == 1 else (found.min_s, found.median_s, found.p99_s)
+    return " / ".join(f"{value * 1e3:.0f}" for value in shown)
 
 
 def _word(scenario: ScenarioReport) -> str:
@@ -112,8 +114,9 @@ def _summary(report: DrillReport) -> str:
         asked = any(run.copies_equal is not None for run in s.runs)
         equal = "<span class=bad>NO</span>" if unequal else "yes" if asked else "-"
         name = f'<a href="#{escape(s.name)}">{escape(s.name)}</a>'
+        waits = longest_wait([r.wait for r in s.runs])
         times = [_spread(values) for values in ([r.ttd_s for r in s.runs], [r.declared_s for r in s.runs], [r.ttr_s for r in s.runs])]
-        return [name, _word(s), str(len(s.runs)), *(str(count) for count in total.values()), *times, equal]
+        return [name, _word(s), str(len(s.runs)), *(str(count) for count in total.values()), *times, _waited(waits), equal]
 
     columns = [
         "scenario",
@@ -124,12 +127,19 @@ def _summary(report: DrillReport) -> str:
         ">lost",
         ">unrecorded",
         ">twice",
-        ">detected",
-        ">after an error",
-        ">commits again",
+        ">detected, ms",
+        ">after an error, ms",
+        ">commits again, ms",
+        ">longest wait (before), ms",
         "copies equal",
     ]
     return table(columns, map(row, report.scenarios))
+
+
+def _waited(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "-"
+    return f"<span class={mood(figures['kept'])}>{figures['since_ms']:.0f}</span> ({figures['before_ms']:.0f})"
 
 
 def _explained(report: DrillReport) -> str:
@@ -139,16 +149,21 @@ def _explained(report: DrillReport) -> str:
         ("sent", "frames that the simulated cameras wrote to the recorder's sockets; each carries its number and a checksum"),
         ("durable", "frames of them that were found on the targets afterwards, whole, by reading every volume"),
         ("lost", "sent, and on no target. Must be 0"),
-        ("unrecorded", "died with a recording machine before they were in a commit; bounded, and written down in the ledger as a gap"),
+        ("unrecorded", "died with a recording machine before they were in a commit; bounded, and stands in the ledger as a gap"),
         ("detected", "from the moment of the fault to the declaration that the target is lost (TTD)"),
         (
             "after an error",
-            "the part of that from the first call that came back with an error, as the worker stamped it; - where none came back",
+            "the part of that from the first call that came back with an error, by the stamp of the worker; - where none did",
         ),
         (
             "commits again",
-            "from there, or from when there was first something to commit, to the next commit, under the set without it (TTR); "
-            "where the recorder dies: until every camera is durable again",
+            "from the declaration to the next commit, the first under the set without it (TTR), in real time; where the recorder dies: "
+            "from its death until every camera is durable again. An RTO is held against both together: from the fault to that commit",
+        ),
+        (
+            "longest wait",
+            f"between two frames that the recorder accepted of one camera, the worst one's; {FRAMES_LATE} frame intervals more than "
+            "before the fault are allowed",
         ),
     ]
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(text)}</dd>" for word, text in lines)
@@ -179,6 +194,12 @@ def _run(run: Run, number: int, of: int, report: DrillReport) -> str:
         f"<p>{escape(name.upper())}: <span class={mood(kept)}>{'met' if kept else 'MISSED'}</span></p>"
         for name, kept in run.objectives.items()
     ]
+    if run.wait is not None:
+        wait, word = run.wait, "kept" if run.wait.kept else "exceeded"
+        parts.append(
+            f"<p class=soft>Longest wait for a frame: {_ms(wait.before_s)} before the fault, {_ms(wait.since_s)} since; "
+            f"{_ms(wait.allowed_s)} are allowed: <span class={mood(wait.kept)}>{word}</span>.</p>"
+        )
     parts.append(draw(run, report.fps))
     parts += [f"<p class=soft>{escape(note[:1].upper() + note[1:])}.</p>" for note in run.notes]
     parts.append(table([">at", "what happened"], ([f"{moment.t_s:.2f} s", escape(moment.text)] for moment in run.moments)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 FORMAT: Final = 1
+FRAMES_LATE: Final = 3  # more frame intervals than that later than before, and a fault of storage is felt by cameras
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,32 @@ class StreamResult:
         return self.durable / self.sent if self.sent else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The longest time between two frames that the recorder accepted of one stream: the worst stream's, before the fault and since."""
+
+    before_s: float
+    since_s: float
+    allowed_s: float
+
+    @classmethod
+    def of(cls, streams: Iterable[StreamResult], fps: float) -> Wait | None:
+        """None where it is not known of both times."""
+        known = [(s.interval_before_ms, s.interval_ms) for s in streams if s.interval_before_ms is not None and s.interval_ms is not None]
+        if not known:
+            return None
+        before_s = max(before_ms for before_ms, _ in known) / 1e3
+        return cls(before_s, max(since_ms for _, since_ms in known) / 1e3, before_s + FRAMES_LATE / fps)
+
+    @property
+    def kept(self) -> bool:
+        """No camera felt the fault."""
+        return self.since_s <= self.allowed_s
+
+    def as_json(self) -> dict[str, Any]:
+        return {"before_ms": _ms(self.before_s), "since_ms": _ms(self.since_s), "allowed_ms": _ms(self.allowed_s), "kept": self.kept}
+
+
 @dataclass(slots=True)
 class Run:
     """One scenario, once."""
@@ -66,7 +93,9 @@ class Run:
     how: str = ""  # how the fault was made: real or simulated
     ttd_s: float | None = None  # first fault to the declaration
     declared_s: float | None = None  # first failed call to the declaration; None: no call failed
-    ttr_s: float | None = None  # declaration to the next commit
+    ttr_s: float | None = None  # declaration to the next commit, under the set without it
+    recovery_s: float | None = None  # first fault to that commit: what an RTO is held against
+    wait: Wait | None = None  # None: not known
     stop_s: float | None = None  # how long the recorder took to stop
     streams: list[StreamResult] = field(default_factory=list)
     copies_equal: bool | None = None  # None: not asked of this scenario
@@ -81,10 +110,15 @@ class Run:
         return sum(getattr(stream, what) for stream in self.streams)
 
     @property
-    def passed(self) -> bool:
-        """Nothing lost, nothing twice, nothing damaged, copies equal, objectives met, no other problem."""
+    def whole(self) -> bool:
+        """Nothing lost, nothing twice, nothing damaged, copies equal, no other problem."""
         clean = not (self.total("lost") or self.total("duplicated") or self.total("damaged") or self.problems)
-        return clean and self.copies_equal is not False and all(self.objectives.values())
+        return clean and self.copies_equal is not False
+
+    @property
+    def passed(self) -> bool:
+        """Whole, and objectives met."""
+        return self.whole and all(self.objectives.values())
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -96,6 +130,8 @@ class Run:
             "ttd_ms": _ms(self.ttd_s),
             "declared_ms": _ms(self.declared_s),
             "ttr_ms": _ms(self.ttr_s),
+            "recovery_ms": _ms(self.recovery_s),
+            "longest_wait": None if self.wait is None else self.wait.as_json(),
             "stop_s": None if self.stop_s is None else round(self.stop_s, 3),
             "frames": {what: self.total(what) for what in ("sent", "durable", "lost", "unrecorded", "duplicated", "damaged")},
             "coverage": round(self.total("durable") / sent, 6) if sent else 1.0,
@@ -175,6 +211,7 @@ class ScenarioReport:
             "ttd": Spread.of(run.ttd_s for run in self.runs),
             "declared": Spread.of(run.declared_s for run in self.runs),
             "ttr": Spread.of(run.ttr_s for run in self.runs),
+            "recovery": Spread.of(run.recovery_s for run in self.runs),
         }
         return {
             "scenario": self.name,
@@ -182,6 +219,7 @@ class ScenarioReport:
             "expect": self.expect,
             "passed": self.passed,
             "skipped": self.skipped or None,
+            "longest_wait": longest_wait([run.wait for run in self.runs]),
             **{what: None if spread is None else spread.as_json() for what, spread in spreads.items()},
             "runs": [run.as_json() for run in self.runs],
         }
@@ -235,11 +273,38 @@ class DrillReport:
         }
 
 
-def judge(run: Run, *, rto_s: float | None, rpo_s: float | None, fps: float) -> dict[str, bool]:
-    """What was promised, and whether this run kept it. Nothing is promised where nothing is configured."""
+def longest_wait(waits: Iterable[Wait | None]) -> dict[str, Any] | None:
+    """Over repeats: medians of each run's worst stream, and the largest. `kept` is about the medians."""
+    known = [wait for wait in waits if wait is not None]
+    before, since = Spread.of(wait.before_s for wait in known), Spread.of(wait.since_s for wait in known)
+    allowed = Spread.of(wait.allowed_s for wait in known)
+    if before is None or since is None or allowed is None:
+        return None
+    return {
+        "before_ms": _ms(before.median_s),
+        "since_ms": _ms(since.median_s),
+        "allowed_ms": _ms(allowed.median_s),
+        "before_max_ms": _ms(max(wait.before_s for wait in known)),
+        "since_max_ms": _ms(max(wait.since_s for wait in known)),
+        "kept": since.median_s <= allowed.median_s,
+        "count": since.count,
+    }
+
+
+def judge(
+    run: Run, *, rto_s: float | None, rpo_s: float | None, fps: float, ttd_s: float | None = None, wait: bool = False
+) -> dict[str, bool]:
+    """What was promised, and whether this run kept it. Nothing is promised where nothing is configured.
+
+    `ttd_s`: the longest time to the declaration; `wait`: no camera is to feel it.
+    """
     kept = {}
-    if rto_s is not None and (run.ttd_s is not None or run.ttr_s is not None):
-        kept["rto"] = (run.ttd_s or 0.0) + (run.ttr_s or 0.0) <= rto_s
+    if ttd_s is not None and run.ttd_s is not None:
+        kept["ttd"] = run.ttd_s <= ttd_s
+    if wait and run.wait is not None:
+        kept["wait"] = run.wait.kept
+    if rto_s is not None and (run.ttd_s is not None or run.recovery_s is not None):
+        kept["rto"] = run.recovery_s is not None and run.recovery_s <= rto_s
     if rpo_s is not None:
         kept["rpo"] = max((s.lost + s.unrecorded for s in run.streams), default=0) / fps <= rpo_s
     return kept

@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -25,7 +24,9 @@ from nvrstore.config import Config
 from nvrstore.drills.account import Account, differences, take_account
 from nvrstore.drills.faults import FaultError
 from nvrstore.drills.live import LIVE, LiveDrill
-from nvrstore.drills.report import DrillReport, Run, ScenarioReport, StreamResult, judge
+from nvrstore.drills.losses import explained, losses, worst
+from nvrstore.drills.places import FILE_SYSTEMS
+from nvrstore.drills.report import DrillReport, Run, ScenarioReport, StreamResult, Wait, judge
 from nvrstore.drills.sandbox import JOURNAL, DrillError, Sandbox, Stage, sandbox
 from nvrstore.drills.scenarios import SCENARIOS, Scenario
 from nvrstore.errors import NvrstoreError
@@ -37,7 +38,6 @@ from nvrstore.model import NS_PER_S, Cause, Gap, RecordKind
 WARM_S: Final = (0.8, 1.8)  # the fault comes at a random moment within this, after everything is in step
 REST_S: Final = 0.3
 LEDGER_S: Final = 6.5  # a recorder that was started again has written down when none ran
-IDLE_S: Final = 0.05  # longer than that nothing waited to be committed
 COMMIT_S: Final = 0.5  # allowed for a commit and for what lies in sockets when a machine dies
 
 Say = Callable[[str, Mapping[str, Any]], None]
@@ -57,20 +57,23 @@ class Options:
     filesystem: str | None = None  # one of places.FILE_SYSTEMS, for all targets of a sandbox
     rto_s: float | None = None
     rpo_s: float | None = None
+    ttd_factor: float | None = None  # objective: a target is declared lost within so many times what its scenario promises
+    wait: bool = False  # objective: no camera feels the fault
 
 
-def run_drills(names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None) -> DrillReport:
-    """Run each scenario `options.repeat` times. `folder`: kept afterwards; without one, a temporary one."""
+def run_drills(
+    names: Sequence[str], options: Options, *, folder: Path | None = None, say: Say = lambda *_: None, first: int = 0
+) -> DrillReport:
+    """Run each scenario `options.repeat` times, from the run number `first` on. `folder`: kept; without one, a temporary one."""
     report = _blank(options)
     for name in names:
         scenario = SCENARIOS[name]
         entry = ScenarioReport(scenario.name, scenario.what, scenario.expect)
         report.scenarios.append(entry)
-        for turn in range(options.repeat):
-            seed = f"{name} {options.seed}.{turn}"
-            say("begins", {"scenario": name, "seed": seed})
+        for turn in range(first, first + options.repeat):
+            say("begins", {"scenario": name, "seed": seed_of(scenario, options, turn)})
             try:
-                run = _run_in(folder, scenario, options, seed)
+                run = _run_in(folder, scenario, options, turn)
             except FaultError as error:
                 entry.skipped = f"{error.message}; {error.hint}" if error.hint else error.message
                 say("skipped", {"scenario": name, "reason": entry.skipped})
@@ -108,20 +111,31 @@ def _blank(options: Options) -> DrillReport:
     )
 
 
-def _run_in(folder: Path | None, scenario: Scenario, options: Options, seed: str) -> Run:
+def seed_of(scenario: Scenario, options: Options, turn: int) -> str:
+    """From which everything random in one run is drawn."""
+    words = [scenario.name, *([options.filesystem] if options.filesystem else []), f"{options.seed}.{turn}"]
+    return " ".join(words)
+
+
+def draw(options: Options, turn: int) -> int:
+    """Where a scenario has several ways (which side, which worker), each comes in its turn, over repeats and over file systems."""
+    return options.seed + turn + (FILE_SYSTEMS.index(options.filesystem) if options.filesystem else 0)
+
+
+def _run_in(folder: Path | None, scenario: Scenario, options: Options, turn: int) -> Run:
     if folder is not None:
-        own = folder / seed.replace(" ", "-")
+        own = folder / seed_of(scenario, options, turn).replace(" ", "-")
         own.mkdir(parents=True)
-        return run_once(scenario, options, seed, own)
+        return run_once(scenario, options, turn, own)
     own = Path(tempfile.mkdtemp(prefix="nvrstore-drill-"))
     try:
-        return run_once(scenario, options, seed, own)
+        return run_once(scenario, options, turn, own)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> Run:
-    """One run below `folder`, which is empty. Raises FaultError when this machine does not have the fault."""
+def run_once(scenario: Scenario, options: Options, turn: int, folder: Path) -> Run:
+    """The run number `turn` below `folder`, which is empty. Raises FaultError when this machine does not have the fault."""
     config = FarmConfig(
         streams=options.streams,
         width=options.width,
@@ -130,9 +144,11 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
         fps=options.fps,
         gop=max(1, round(options.fps)),
     )
+    seed = seed_of(scenario, options, turn)
     run = Run(scenario.name, seed)
     with Farm(config) as farm, sandbox(folder, farm, scenario.kinds, scenario.journal, filesystem=options.filesystem) as box:
-        stage = Stage(box, Random(seed), child=scenario.child)
+        innocent = set(scenario.kinds) - {*scenario.loses, *scenario.may_lose}
+        stage = Stage(box, Random(seed), scenario.child, draw(options, turn), innocent)
         try:
             try:
                 _play(stage, scenario)
@@ -150,12 +166,21 @@ def run_once(scenario: Scenario, options: Options, seed: str, folder: Path) -> R
             _count(box, scenario, run, stage.sent)
     if options.filesystem:
         run.how += f"; all targets on {options.filesystem}"
-    run.objectives = judge(run, rto_s=None if scenario.outage else options.rto_s, rpo_s=options.rpo_s, fps=options.fps)
+    run.wait = Wait.of(run.streams, options.fps)
+    run.objectives = judge(
+        run,
+        rto_s=None if scenario.outage else options.rto_s,
+        rpo_s=options.rpo_s,
+        fps=options.fps,
+        ttd_s=None if options.ttd_factor is None or scenario.ttd_s is None else options.ttd_factor * scenario.ttd_s,
+        wait=options.wait,
+    )
     return run
 
 
 def _play(stage: Stage, scenario: Scenario) -> None:
     stage.wait(lambda: stage.durable() and stage.synced(), "every camera is recorded, every target in step")
+    stage.recording.intervals()  # how cameras begin says nothing
     stage.sleep(stage.random.uniform(*WARM_S))
     scenario.act(stage)
     # Where the cameras are off already, nothing new can become durable.
@@ -182,24 +207,12 @@ def _intervals_only(stream: str, before_s: float | None, interval_s: float) -> S
 def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
     """From what was heard to figures and moments."""
     fault_s = stage.fault_s
+    _tell_losses(stage, scenario, run)
     for heard in stage.heard():
-        event, target = heard.event, str(heard.event.get("target", ""))
+        target = str(heard.event.get("target", ""))
         if fault_s is None or heard.t_s < fault_s:
             continue
         match heard.name:
-            case "TargetLost":
-                stage.note("lost", f"{target} declared lost: {event['reason']}", target, heard.t_s)
-                since_s = max(f for f in [fault_s, *_faults(stage, target)] if f <= heard.t_s)
-                run.ttd_s = max(run.ttd_s or 0.0, heard.t_s - since_s)
-                if event["since_failure_s"] is not None:
-                    run.declared_s = max(run.declared_s or 0.0, float(event["since_failure_s"]))
-            case "FailedOver":
-                ttr_s = float(event["ttr_s"])
-                declared_s = max((moment.t_s for moment in stage.moments if moment.kind == "lost"), default=inf)
-                idle = heard.t_s - stage.begin_s - declared_s - ttr_s > IDLE_S
-                since = "there was something to commit" if idle else "the declaration"
-                stage.note("recovered", f"commits again, {ttr_s * 1e3:.0f} ms after {since}", target, heard.t_s)
-                run.ttr_s = max(run.ttr_s or 0.0, ttr_s)
             case "TargetJoined":
                 stage.note("joined", f"{target} takes new footage", target, heard.t_s)
             case "TargetSynced":
@@ -209,13 +222,7 @@ def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
             case _:
                 pass
     if scenario.dies and fault_s is not None:
-        run.ttr_s = _back(stage, fault_s)
-    lost = {str(heard.event.get("target")) for heard in stage.heard() if heard.name == "TargetLost"}
-    for name in scenario.loses:
-        if name not in lost and not stage.problems:
-            stage.problems.append(f"target {name} was broken, and never declared lost")
-    if lost - set(scenario.loses):
-        stage.notes.append(f"declared lost as well: {', '.join(sorted(lost - set(scenario.loses)))}")
+        run.ttr_s = run.recovery_s = _back(stage, fault_s)
     run.moments, run.samples = sorted(stage.moments, key=lambda moment: moment.t_s), stage.samples
     run.problems, run.notes, run.stop_s = stage.problems, stage.notes, stage.stop_s
     run.how = stage.how or "; ".join(
@@ -224,9 +231,32 @@ def _tell(stage: Stage, scenario: Scenario, run: Run) -> None:
     run.how = run.how or stage.places["a"].how
 
 
-def _faults(stage: Stage, target: str) -> list[float]:
-    """When `target` was broken (monotonic)."""
-    return [moment.t_s + stage.begin_s for moment in stage.moments if moment.kind == "fault" and moment.target in ("", target)]
+def _tell_losses(stage: Stage, scenario: Scenario, run: Run) -> None:
+    """Losses and recoveries as moments and figures; a loss that nothing explains is a problem."""
+    found = losses(stage.heard(), stage.moments, stage.begin_s)
+    may_lose = {*scenario.loses, *scenario.may_lose, *stage.may_lose}
+    mine = [loss for loss in found if explained(loss, may_lose, stage.moments, stage.begin_s)]
+    for loss in found:
+        if loss in mine:
+            continue
+        stalled_s = stage.witness.stalled_s(loss.target, loss.lost_s)
+        if stalled_s and loss.since_failure_s is None:
+            stage.notes.append(f"{loss.target} was declared lost as well; a write of 4 KiB beside it took {stalled_s:.1f} s")
+        else:
+            stage.problems.append(f"a false alarm: nothing was done to {loss.target}, and it was declared lost: {loss.reason}")
+    for name in scenario.loses:
+        if name not in {loss.target for loss in mine} and not stage.problems:
+            stage.problems.append(f"target {name} was broken, and never declared lost")
+    for loss in found:
+        stage.note("lost", f"{loss.target} declared lost: {loss.reason}", loss.target, loss.lost_s)
+    for commit_s in sorted({loss.commit_s for loss in found if loss.commit_s is not None}):
+        last = max((loss for loss in found if loss.commit_s == commit_s), key=lambda loss: loss.lost_s)
+        text = f"commits again, {(commit_s - last.lost_s) * 1e3:.0f} ms after the declaration"
+        stage.note("recovered", text, last.target, commit_s)
+    run.ttd_s = worst(loss.ttd_s for loss in mine)
+    run.declared_s = worst(loss.since_failure_s for loss in mine)
+    run.ttr_s = worst(loss.ttr_s for loss in mine)
+    run.recovery_s = worst(loss.recovery_s for loss in mine)
 
 
 def _back(stage: Stage, fault_s: float) -> float | None:

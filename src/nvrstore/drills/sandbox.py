@@ -10,20 +10,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import Config
 from nvrstore.drills.places import Place, made
 from nvrstore.drills.recording import Child, Heard, InProcess, Recording
 from nvrstore.drills.report import Moment, Sample
+from nvrstore.drills.witness import Witness
 from nvrstore.errors import NvrstoreError
 from nvrstore.farm import Farm, SentFrames
+
+T = TypeVar("T")
 
 JOURNAL: Final = "main"
 WAIT_S: Final = 40.0
@@ -88,6 +91,8 @@ class Stage:
     box: Sandbox
     random: Random
     child: bool
+    draw: int = 0  # which of several ways a scenario is done: each in its turn
+    innocent: Collection[str] = ()  # targets that nothing is done to
     recording: Recording = field(init=False)
     moments: list[Moment] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
@@ -98,6 +103,8 @@ class Stage:
     how: str = ""  # how the fault was made, where the place does not say it
     fault_s: float | None = None  # the first fault
     interval_before: dict[str, float] = field(default_factory=dict)
+    may_lose: set[str] = field(default_factory=set)  # what a scenario breaks that it drew, beside what it always breaks
+    witness: Witness = field(init=False)
     _past: list[Heard] = field(default_factory=list)
     begin_s: float = field(default_factory=SYSTEM_CLOCK.monotonic_s)
     _running: bool = False
@@ -106,6 +113,7 @@ class Stage:
     def __post_init__(self) -> None:
         self._frames_before = 0
         self.start()
+        self.witness = Witness({name: self.places[name].path.parent for name in self.innocent})
         self._thread = threading.Thread(target=self._watch, name="nvrstore-drill-watch", daemon=True)
         self._thread.start()
 
@@ -146,6 +154,7 @@ class Stage:
         """End what still runs, whatever happened."""
         self._ended.set()
         self._thread.join()
+        self.witness.close()
         if self._running:
             self._running = False
             self.recording.stop()
@@ -160,6 +169,10 @@ class Stage:
             self.interval_before = self.recording.intervals()
         self.note("fault", text, target)
         return now_s
+
+    def drawn(self, ways: Sequence[T]) -> T:
+        """The way whose turn it is: over repeats, and over file systems, each of them comes."""
+        return ways[self.draw % len(ways)]
 
     def healed(self, text: str, target: str = "") -> None:
         self.note("healed", text, target)

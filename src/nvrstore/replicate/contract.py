@@ -62,7 +62,7 @@ class Observer(Protocol):
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None: ...
 
     def first_commit(self, journal: str, since_lost_s: float) -> None:
-        """The first commit after a member was lost: the time to recovery, from the declaration, or from when something waited for it."""
+        """The first commit after a member was lost: the time to recovery, from the declaration."""
 
     def needs_space(self, journal: str, target: str) -> None: ...
 

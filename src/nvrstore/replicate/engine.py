@@ -142,8 +142,6 @@ class JournalEngine:
         self._form(now_s)
         self._watch_refuge(resumed_s)
         self._find_refuge(now_s)
-        if self.lost_at_s is not None and not any(lane.owes for lane in self.lanes):
-            self.lost_at_s = now_s  # the time to recovery begins when there is something to commit
         for lane in sorted(self.lanes, key=lambda lane: lane.built_s):  # who waits longest for a target that is busy has the next place
             lane.step(now_s, flush=self._stopping)
         self._bound.step(now_s)

@@ -389,11 +389,6 @@ class Lane:
         return [*self.finishing, self.volume] if self.volume is not None else list(self.finishing)
 
     @property
-    def owes(self) -> bool:
-        """Something waits to be committed."""
-        return bool(self.waiting) or any(volume.submitted for volume in self.volumes())
-
-    @property
     def idle(self) -> bool:
         """Nothing waits, nothing is on its way."""
         return not self.waiting and not self.finishing and (self.volume is None or not self.volume.submitted)
