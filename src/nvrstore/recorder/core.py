@@ -369,8 +369,14 @@ class RecorderCore:
 
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
-        streams = [s.config.id for s in self._ingest.supervisors() if s.config.journal == journal]
-        self.durability.synced(journal, streams, copies)
+        self.durability.synced(journal, self._streams_of(journal), copies)
+
+    def copied(self, journal: str, volume_id: str) -> None:
+        """A target has a closed volume of the journal now that it lacked."""
+        self.durability.copied(journal, self._streams_of(journal), volume_id)
+
+    def _streams_of(self, journal: str) -> list[str]:
+        return [supervisor.config.id for supervisor in self._ingest.supervisors() if supervisor.config.journal == journal]
 
     # --- failures
 

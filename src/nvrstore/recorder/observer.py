@@ -63,6 +63,8 @@ class RecorderObserver:
         self._catalog.batch_committed(header, path, batch, targets)
         if commit is not None:
             self._durability.batch(header, batch, commit.copies)
+        else:
+            self._durability.in_refuge(header, batch)
 
     def volume_closed(self, header: VolumeHeader, path: str, length: int, batches: int, targets: Sequence[str]) -> None:
         self._catalog.volume_closed(header, path, length, batches, targets)

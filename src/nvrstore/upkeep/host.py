@@ -70,6 +70,9 @@ class UpkeepHost(Protocol):
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
 
+    def copied(self, journal: str, volume_id: str) -> None:
+        """A target has a closed volume of the journal now that it lacked."""
+
 
 class Runner:
     """Runs steps until it is stopped. One per thread of upkeep.
