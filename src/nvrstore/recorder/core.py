@@ -369,13 +369,13 @@ class RecorderCore:
 
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
-        self.durability.synced(journal, self._streams_of(journal), copies)
+        self.durability.synced(journal, self.streams_of(journal), copies)
 
     def copied(self, journal: str, volume_id: str) -> None:
         """A target has a closed volume of the journal now that it lacked."""
-        self.durability.copied(journal, self._streams_of(journal), volume_id)
+        self.durability.copied(journal, self.streams_of(journal), volume_id)
 
-    def _streams_of(self, journal: str) -> list[str]:
+    def streams_of(self, journal: str) -> list[str]:
         return [supervisor.config.id for supervisor in self._ingest.supervisors() if supervisor.config.journal == journal]
 
     # --- failures

@@ -67,6 +67,9 @@ class UpkeepHost(Protocol):
 
     def record_gap(self, journal: str, gap: Gap) -> None: ...
 
+    def streams_of(self, journal: str) -> list[str]:
+        """Ids of the streams that are recorded into the journal now, whoever added them."""
+
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
 
