@@ -197,7 +197,9 @@ async def test_a_mark_is_durable_when_mark_returns(site: Site) -> None:
         with pytest.raises(UsageError, match="time zone"):
             await recorder.stream("cam0").mark("person", datetime.now(), now)  # noqa: DTZ005
         with pytest.raises(UsageError, match="JSON"):
-            await recorder.stream("cam0").mark("person", now, now, {"score": object()})
+            await recorder.stream("cam0").mark("person", now, now, {"score": float("nan")})
+        with pytest.raises(UsageError, match="3 copies"):
+            await recorder.stream("cam0").mark("person", now, now, copies=3)
         await recorder.stream("cam0").wait_durable(now, copies=2)
     for target in ("a", "b"):
         found = [record for record in site.account(target).records if record.kind == RecordKind.MARK]

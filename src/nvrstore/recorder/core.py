@@ -9,7 +9,6 @@ is away at the start joins when it answers. Nothing here runs on the host's even
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
@@ -27,10 +26,11 @@ from nvrstore.control import ControlServer
 from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
 from nvrstore.ingest.face import StreamHand
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
-from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, RECORD_BYTES_MAX, STOP_S
-from nvrstore.model import Gap, Mark, Record, new_id
+from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, STOP_S
+from nvrstore.model import Gap, Record
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
+from nvrstore.recorder.marks import mark_record
 from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.recorder.report import stream_status
 from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
@@ -272,15 +272,11 @@ class RecorderCore:
         return later
 
     def mark(self, stream_id: str, kind: str, start_ns: int, end_ns: int, data: dict[str, Any], copies: int) -> tuple[str, Future[None]]:
-        """The mark's id, and when it is durable. Raises UsageError for data that is no JSON, or too much."""
+        """The mark's id, and when it is durable. Raises UsageError for data that is no JSON, too much, and copies that there never are."""
         journal = self.supervisor(stream_id).config.journal or ""
-        record = Mark(new_id(), stream_id, kind, start_ns, end_ns, data).record()
-        try:
-            length = len(json.dumps(dict(record.body)))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"the data of a mark must be JSON: {error}") from error
-        if length > RECORD_BYTES_MAX // 2:
-            raise UsageError(f"the data of a mark is {length} bytes of JSON; at most {RECORD_BYTES_MAX // 2} are stored")
+        if not 1 <= copies <= (most := self.config.journal(journal).copies):
+            raise UsageError(f"a mark on {copies} copies: journal {journal!r} keeps {most}", hint=f"copies is 1 to {most}")
+        record = mark_record(stream_id, kind, start_ns, end_ns, data)
         durable = self.durability.wait_record(record, copies)
         self._intakes[journal].record(record)
         return record.id, durable
