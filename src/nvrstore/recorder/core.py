@@ -30,6 +30,7 @@ from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, STOP_S
 from nvrstore.model import Gap, Record
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
+from nvrstore.recorder.follow import changes
 from nvrstore.recorder.marks import mark_record
 from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.recorder.report import stream_status
@@ -93,6 +94,7 @@ class RecorderCore:
         self._undo: list[Callable[[], object]] = []
         self.started_ns = 0
         self._giving_up = threading.Event()
+        self._applying = threading.Lock()
 
     # --- start and stop
 
@@ -255,20 +257,24 @@ class RecorderCore:
         return [supervisor.config.id for supervisor in self._ingest.supervisors()]
 
     def apply(self, config: Config) -> list[str]:
-        """Follow `config`: streams come, go, change; those that wait are tried at once. Returns what needs a restart, in words."""
-        changed = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
-        later = [f"`{what}` changed: takes effect when the recorder is started again" for what in changed]
-        running = {supervisor.config.id: supervisor.config for supervisor in self._ingest.supervisors()}
-        wanted = {stream.id: stream for stream in config.streams}
-        for stream_id, present in running.items():
-            if wanted.get(stream_id) != present:
+        """Follow `config`: streams come, go, change; those that wait are tried at once. Returns what needs a restart, in words.
+
+        Raises UsageError, with nothing changed, where a stream wants a journal that this recorder was not started with.
+        """
+        tables = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
+        later = [f"`{what}` changed: takes effect when the recorder is started again" for what in tables]
+        with self._applying:
+            todo = changes([hand.config for hand in self._ingest.supervisors()], config.streams, self._intakes)
+            for stream_id in todo.remove:
                 self._ingest.remove(stream_id)
-        for stream_id, stream in wanted.items():
-            if running.get(stream_id) != stream:
+            for stream in todo.change:  # a source that is stuck takes its time to leave: only its own stream is dark meanwhile
+                self._ingest.remove(stream.id)
                 self.add_stream(stream)
-            else:
+            for stream in todo.add:
+                self.add_stream(stream)
+            for stream_id in todo.keep:
                 self.supervisor(stream_id).retry_now()  # its login may have changed, which no configuration shows
-        self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
+            self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
         return later
 
     def mark(self, stream_id: str, kind: str, start_ns: int, end_ns: int, data: dict[str, Any], copies: int) -> tuple[str, Future[None]]:

@@ -208,7 +208,10 @@ class Recorder:
         return [Stream(self, stream_id) for stream_id in self._checked().stream_ids()]
 
     async def apply(self, config: Config) -> list[str]:
-        """Make the running recorder follow `config`: streams come, go and change. Returns what needs a restart, in words."""
+        """Make the running recorder follow `config`: streams come, go and change. Returns what needs a restart, in words.
+
+        Raises `UsageError` where a stream wants a journal that the recorder was not started with; then nothing was changed.
+        """
         return await self._run(partial(self._checked().apply, config))
 
     # --- looking and steering
