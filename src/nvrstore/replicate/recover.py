@@ -118,8 +118,9 @@ def recover_volume(
 ) -> Steps[Recovered]:
     """Recover one volume.
 
-    `configured`: ids of the journal's targets by name; a member that is not among them is struck. `answered`: targets
-    that were listed: one without a copy has none. `in_place_ok(target, path)`: every worker that had the file open is gone.
+    `configured`: ids of the journal's targets by name, "" where it is not known yet (never seen by this state directory); a member
+    that is not among them is struck. `answered`: targets that were listed: one without a copy has none.
+    `in_place_ok(target, path)`: every worker that had the file open is gone.
     `deep`: check every payload, of closed copies too.
     """
     scans, results = yield from _scan_all(volume, deep)
@@ -202,8 +203,9 @@ def _scan(copy: VolumeCopy, *, deep: bool, header: VolumeHeader | None = None) -
 
 def _all_heard(header: VolumeHeader, scans: Mapping[str, ScanResult], configured: Mapping[str, str], answered: Collection[str]) -> bool:
     for member in header.members:
-        if configured.get(member.target) != member.target_id:
-            continue  # struck: another target has its name, or none
+        known = configured.get(member.target)
+        if known is None or known not in ("", member.target_id):
+            continue  # struck: no target has its name, or another one
         if member.target not in scans and member.target not in answered:
             return False
     return True
