@@ -17,8 +17,9 @@ import pytest
 from tests.support import crash
 from tests.support.crash import Footage, Watch
 from tests.support.prove import proving, seeds, tally
-from tests.support.recorder import Process, Site, small_farm
+from tests.support.recorder import Process, Site, small_farm, until
 
+import nvrstore
 from nvrstore.farm import Farm
 from nvrstore.farm.oddities import Act
 from nvrstore.limits import MIB
@@ -162,6 +163,27 @@ def test_gaps_that_were_open_when_a_recorder_died_end_where_footage_goes_on(site
     crash.live_on(site, farm, promises)
     assert [gap for gap in crash.ledger(site) if gap.end_ns is None] == []
     assert {gap.cause for gap in crash.ledger(site) if gap.stream == "cam1"} == {Cause.CAMERA, Cause.RECORDER}
+
+
+@pytest.mark.anyio
+async def test_streams_that_the_host_added_get_the_time_of_the_death_explained_as_configured_ones_do(site: Site, farm: Farm) -> None:
+    """A vendor keeps its cameras in a database of its own, and adds them at every start."""
+    process = crash.MarkingHost(site, "--add")
+    try:
+        marked = {process.wait_for(lambda event: event.get("durable_ns") and event["stream"] == f"cam{i}")["stream"] for i in range(2)}  # noqa: B023
+        farm.act(Act("leave", streams=(1,)))
+        await until(lambda: [gap for gap in crash.ledger(site) if gap.end_ns is None and gap.stream == "cam1"])
+        crash.kill(process)
+    finally:
+        process.end(signal.SIGKILL)
+    farm.act(Act("come", streams=(1,)))
+    config = site.config()
+    async with nvrstore.Recorder(config.model_copy(update={"streams": ()})) as recorder:
+        streams = [await recorder.add_stream(stream) for stream in config.streams]
+        await until(lambda: all(stream.durable_until() is not None for stream in streams))
+        await until(lambda: {gap.stream for gap in crash.ledger(site) if gap.cause is Cause.RECORDER} == marked)
+    assert crash.unexplained(site, Footage.of(site.folder / "a")) == []
+    assert [gap for gap in crash.ledger(site) if gap.end_ns is None] == []
 
 
 def test_a_recorder_killed_while_it_resyncs_a_target_that_returned_goes_on_where_it_was(tmp_path: Path) -> None:

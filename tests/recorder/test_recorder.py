@@ -18,6 +18,7 @@ import nvrstore
 from nvrstore import events
 from nvrstore.errors import ClosedError, JournalInUseError, NotFoundError, RecorderFailedError, TargetIdentityError, UsageError
 from nvrstore.farm import Farm
+from nvrstore.limits import STOP_S
 from nvrstore.model import RecordKind
 from nvrstore.recorder.core import make_target
 from nvrstore.targets.faulty import FaultyTarget
@@ -197,7 +198,9 @@ async def test_a_mark_is_durable_when_mark_returns(site: Site) -> None:
         with pytest.raises(UsageError, match="time zone"):
             await recorder.stream("cam0").mark("person", datetime.now(), now)  # noqa: DTZ005
         with pytest.raises(UsageError, match="JSON"):
-            await recorder.stream("cam0").mark("person", now, now, {"score": object()})
+            await recorder.stream("cam0").mark("person", now, now, {"score": float("nan")})
+        with pytest.raises(UsageError, match="3 copies"):
+            await recorder.stream("cam0").mark("person", now, now, copies=3)
         await recorder.stream("cam0").wait_durable(now, copies=2)
     for target in ("a", "b"):
         found = [record for record in site.account(target).records if record.kind == RecordKind.MARK]
@@ -237,6 +240,48 @@ async def test_streams_come_and_go_while_it_runs(site: Site, farm: Farm) -> None
             recorder.stream("gate")
         await durable(recorder)
     assert set(site.account().reports) == {"cam0", "gate", "cam1"}
+
+
+@pytest.mark.anyio
+async def test_a_configuration_that_cannot_be_followed_changes_nothing(site: Site, farm: Farm) -> None:
+    """A stream is moved to a journal that needs a restart: it records on where it is, and so do all the others."""
+    async with nvrstore.Recorder(site.config()) as recorder:
+        await durable(recorder)
+        tables = site.tables()
+        tables["journal"].append({**tables["journal"][0], "name": "second"})
+        tables["stream"][0]["journal"] = "second"
+        tables["stream"][1] |= {"journal": JOURNAL, "name": "Yard"}
+        tables["stream"].append({"id": "new", "url": farm.url(0), "journal": JOURNAL})
+        before = [(stream.id, stream.config) for stream in recorder.streams()]
+        with pytest.raises(UsageError, match="'cam0' into journal 'second'"):
+            await recorder.apply(nvrstore.Config.parse(tables))
+        assert [(stream.id, stream.config) for stream in recorder.streams()] == before
+        assert recorder.config == site.config()
+        sent = await anyio.to_thread.run_sync(farm.stop_sending)
+        await drained(recorder)
+    assert site.lost(sent) == {}
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_changes_is_dark_only_for_its_own_change(site: Site) -> None:
+    """The source of another one may be stuck for seconds before it leaves."""
+    async with nvrstore.Recorder(site.config()) as recorder:
+        await durable(recorder)
+        ingest = recorder._core._ingest
+        recorded: list[tuple[str, list[str]]] = []
+        remove = ingest.remove
+
+        def watched(stream: str, timeout_s: float = STOP_S) -> bool:
+            recorded.append((stream, recorder._core.stream_ids()))
+            return remove(stream, timeout_s)
+
+        ingest.remove = watched  # type: ignore[method-assign]
+        tables = site.tables()
+        for stream in tables["stream"]:
+            stream["name"] = f"{stream['id']}, renamed"
+        await recorder.apply(nvrstore.Config.parse(tables))
+        await durable(recorder)
+    assert recorded == [("cam0", ["cam0", "cam1"]), ("cam1", ["cam1", "cam0"])]
 
 
 @pytest.mark.anyio

@@ -149,6 +149,12 @@ def test_sighup_follows_the_configuration_and_a_broken_one_is_refused_with_a_sen
             site.file.write_text("format = 1\n[recorder]\nname = 7\n")
             process.process.send_signal(signal.SIGHUP)
             process.wait_for_error("the configuration was not applied")
+            site.write()
+            text = site.file.read_text()
+            moved = text.replace("[[stream]]", '[[journal]]\nname = "second"\ntargets = ["a", "b"]\n[[stream]]\njournal = "second"', 1)
+            site.file.write_text(moved)
+            process.process.send_signal(signal.SIGHUP)
+            process.wait_for_error("before it is started again; nothing was changed")
             site.streams = [0, 1]
             site.write()
             process.process.send_signal(signal.SIGHUP)

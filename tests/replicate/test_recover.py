@@ -27,8 +27,7 @@ from nvrstore.failover.terms import Claim
 from nvrstore.journal.scan import SEARCH_BYTES
 from nvrstore.model import Record, RecordKind
 from nvrstore.replicate.claim import put_claim
-from nvrstore.replicate.floor import Floor
-from nvrstore.replicate.recover import FOREIGN_AFTER_S, CopyStatus, due_for_recovery, recover_volume, standing_state
+from nvrstore.replicate.recover import FOREIGN_AFTER_S, CopyStatus, due_for_recovery, recover_volume
 from nvrstore.targets.contract import UNAVAILABLE
 from nvrstore.targets.memory_files import MemoryFile
 
@@ -387,25 +386,6 @@ def test_volumes_of_others_are_recovered_only_when_their_writer_is_long_gone() -
     assert due_for_recovery(found, recorder="nvr-1", held_s=FOREIGN_AFTER_S)
     recover(targets)
     assert not due_for_recovery(look(targets).volumes[0], recorder="nvr-2", held_s=0)
-
-
-def test_what_stands_is_what_was_not_ended() -> None:
-    """Open gaps, holds, erasures that are not done everywhere; floors of one place are merged."""
-    gap = Record(RecordKind.GAP, "g1", {"stream": "gate", "cause": "camera", "start_ns": 1, "end_ns": None})
-    records = [
-        gap,
-        Record(RecordKind.GAP, "g2", {**gap.body}),
-        Record(RecordKind.HOLD, "h1", {"stream": "gate"}),
-        Record(RecordKind.HOLD, "h2", {"stream": "gate"}),
-        Record(RecordKind.ERASURE, "e1", {}),
-        Record(RecordKind.MARK, "m1", {}),
-        Floor({"t0001-9f2c41aa.l0": 5}).record(),
-        Floor({"t0001-9f2c41aa.l0": 3, "t0002-9f2c41aa.l0": 1}).record(),
-        Record(RecordKind.GAP, "g2", {**gap.body, "end_ns": 9}),
-        Record(RecordKind.HOLD, "h2", {"stream": "gate", "released": True}),
-    ]
-    assert standing_state(records) == [gap, records[2], records[4], Floor({"t0001-9f2c41aa.l0": 5, "t0002-9f2c41aa.l0": 1}).record()]
-    assert standing_state(standing_state(records)) == standing_state(records)
 
 
 def test_a_file_that_is_no_volume_disturbs_nobody() -> None:

@@ -1,6 +1,8 @@
 """A host that embeds the recorder: it marks every stream again and again, and prints each mark once it is durable.
 
-python marking_host.py nvr.toml        one JSON object a line: {"event": "mark", "id", "stream", "durable_ns"}
+python marking_host.py nvr.toml [--add]     one JSON object a line: {"event": "mark", "id", "stream", "durable_ns"}
+
+With --add its streams are not configured but added, as hosts do that keep their cameras elsewhere.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ import anyio
 import nvrstore
 
 
-async def main(path: str) -> None:
+async def main(path: str, add: bool) -> None:
     """Mark until killed."""
-    async with nvrstore.Recorder(nvrstore.Config.load(path)) as recorder:
+    config = nvrstore.Config.load(path)
+    added = config.streams if add else ()
+    async with nvrstore.Recorder(config.model_copy(update={"streams": ()}) if add else config) as recorder:
+        for camera in added:
+            await recorder.add_stream(camera)
         number = 0
         while True:
             for stream in recorder.streams():
@@ -29,4 +35,4 @@ async def main(path: str) -> None:
                 await anyio.sleep(0.02)
 
 
-anyio.run(main, sys.argv[1])
+anyio.run(main, sys.argv[1], "--add" in sys.argv[2:])

@@ -9,7 +9,6 @@ is away at the start joins when it answers. Nothing here runs on the host's even
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import threading
@@ -27,10 +26,12 @@ from nvrstore.control import ControlServer
 from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
 from nvrstore.ingest.face import StreamHand
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
-from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, RECORD_BYTES_MAX, STOP_S
-from nvrstore.model import Gap, Mark, Record, new_id
+from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, STOP_S
+from nvrstore.model import Gap, Record
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
+from nvrstore.recorder.follow import changes
+from nvrstore.recorder.marks import mark_record
 from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.recorder.report import stream_status
 from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
@@ -93,6 +94,7 @@ class RecorderCore:
         self._undo: list[Callable[[], object]] = []
         self.started_ns = 0
         self._giving_up = threading.Event()
+        self._applying = threading.Lock()
 
     # --- start and stop
 
@@ -255,32 +257,32 @@ class RecorderCore:
         return [supervisor.config.id for supervisor in self._ingest.supervisors()]
 
     def apply(self, config: Config) -> list[str]:
-        """Follow `config`: streams come, go, change; those that wait are tried at once. Returns what needs a restart, in words."""
-        changed = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
-        later = [f"`{what}` changed: takes effect when the recorder is started again" for what in changed]
-        running = {supervisor.config.id: supervisor.config for supervisor in self._ingest.supervisors()}
-        wanted = {stream.id: stream for stream in config.streams}
-        for stream_id, present in running.items():
-            if wanted.get(stream_id) != present:
+        """Follow `config`: streams come, go, change; those that wait are tried at once. Returns what needs a restart, in words.
+
+        Raises UsageError, with nothing changed, where a stream wants a journal that this recorder was not started with.
+        """
+        tables = [what for what in ("recorder", "targets", "journals") if getattr(config, what) != getattr(self.config, what)]
+        later = [f"`{what}` changed: takes effect when the recorder is started again" for what in tables]
+        with self._applying:
+            todo = changes([hand.config for hand in self._ingest.supervisors()], config.streams, self._intakes)
+            for stream_id in todo.remove:
                 self._ingest.remove(stream_id)
-        for stream_id, stream in wanted.items():
-            if running.get(stream_id) != stream:
+            for stream in todo.change:  # a source that is stuck takes its time to leave: only its own stream is dark meanwhile
+                self._ingest.remove(stream.id)
                 self.add_stream(stream)
-            else:
+            for stream in todo.add:
+                self.add_stream(stream)
+            for stream_id in todo.keep:
                 self.supervisor(stream_id).retry_now()  # its login may have changed, which no configuration shows
-        self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
+            self.config = self.config.model_copy(update={"streams": config.streams, "stream_defaults": config.stream_defaults})
         return later
 
     def mark(self, stream_id: str, kind: str, start_ns: int, end_ns: int, data: dict[str, Any], copies: int) -> tuple[str, Future[None]]:
-        """The mark's id, and when it is durable. Raises UsageError for data that is no JSON, or too much."""
+        """The mark's id, and when it is durable. Raises UsageError for data that is no JSON, too much, and copies that there never are."""
         journal = self.supervisor(stream_id).config.journal or ""
-        record = Mark(new_id(), stream_id, kind, start_ns, end_ns, data).record()
-        try:
-            length = len(json.dumps(dict(record.body)))
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"the data of a mark must be JSON: {error}") from error
-        if length > RECORD_BYTES_MAX // 2:
-            raise UsageError(f"the data of a mark is {length} bytes of JSON; at most {RECORD_BYTES_MAX // 2} are stored")
+        if not 1 <= copies <= (most := self.config.journal(journal).copies):
+            raise UsageError(f"a mark on {copies} copies: journal {journal!r} keeps {most}", hint=f"copies is 1 to {most}")
+        record = mark_record(stream_id, kind, start_ns, end_ns, data)
         durable = self.durability.wait_record(record, copies)
         self._intakes[journal].record(record)
         return record.id, durable
@@ -369,8 +371,14 @@ class RecorderCore:
 
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
-        streams = [s.config.id for s in self._ingest.supervisors() if s.config.journal == journal]
-        self.durability.synced(journal, streams, copies)
+        self.durability.synced(journal, self.streams_of(journal), copies)
+
+    def copied(self, journal: str, volume_id: str) -> None:
+        """A target has a closed volume of the journal now that it lacked."""
+        self.durability.copied(journal, self.streams_of(journal), volume_id)
+
+    def streams_of(self, journal: str) -> list[str]:
+        return [supervisor.config.id for supervisor in self._ingest.supervisors() if supervisor.config.journal == journal]
 
     # --- failures
 

@@ -72,7 +72,8 @@ class Stream:
     async def mark(self, kind: str, start: Moment, end: Moment, data: Mapping[str, Any] | None = None, *, copies: int = 1) -> str:
         """Store an event with the footage; returns its id when it is durable on `copies` copies.
 
-        `start` and `end`: aware datetimes or UTC nanoseconds. Raises UsageError for data that JSON cannot carry, or too much.
+        `start` and `end`: aware datetimes or UTC nanoseconds. Raises UsageError for data that JSON cannot carry (NaN
+        neither), or too much, and for more copies than the journal keeps.
         """
         start_ns, end_ns = to_utc_ns(start), to_utc_ns(end)
         if end_ns < start_ns:
@@ -207,7 +208,10 @@ class Recorder:
         return [Stream(self, stream_id) for stream_id in self._checked().stream_ids()]
 
     async def apply(self, config: Config) -> list[str]:
-        """Make the running recorder follow `config`: streams come, go and change. Returns what needs a restart, in words."""
+        """Make the running recorder follow `config`: streams come, go and change. Returns what needs a restart, in words.
+
+        Raises `UsageError` where a stream wants a journal that the recorder was not started with; then nothing was changed.
+        """
         return await self._run(partial(self._checked().apply, config))
 
     # --- looking and steering

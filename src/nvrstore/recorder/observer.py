@@ -31,13 +31,11 @@ class Wishes(Protocol):
 
     def claim_again(self, journal: str, seen: ClaimKey | None) -> None: ...
 
-    def resync(self, journal: str, target: str) -> None: ...
+    def mend(self, journal: str) -> None: ...
 
     def leftovers(self, journal: str, target: str) -> None: ...
 
     def space(self, journal: str, target: str) -> None: ...
-
-    def recover(self, journal: str) -> None: ...
 
 
 class RecorderObserver:
@@ -63,6 +61,8 @@ class RecorderObserver:
         self._catalog.batch_committed(header, path, batch, targets)
         if commit is not None:
             self._durability.batch(header, batch, commit.copies)
+        else:
+            self._durability.in_refuge(header, batch)
 
     def volume_closed(self, header: VolumeHeader, path: str, length: int, batches: int, targets: Sequence[str]) -> None:
         self._catalog.volume_closed(header, path, length, batches, targets)
@@ -78,7 +78,7 @@ class RecorderObserver:
         )
 
     def volume_left(self, header: VolumeHeader, path: str) -> None:
-        self._wishes.recover(header.journal)
+        self._wishes.mend(header.journal)
 
     def target_changed(self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None) -> None:
         if after in _TAKING:
@@ -128,7 +128,7 @@ class RecorderObserver:
         self._wishes.space(journal, target)
 
     def resync_wanted(self, journal: str, target: str) -> None:
-        self._wishes.resync(journal, target)
+        self._wishes.mend(journal)
 
     def workers_started(self, journal: str, target: str) -> None:
         self._wishes.leftovers(journal, target)

@@ -17,7 +17,7 @@ All of it is `Steps`. A target that fails leaves its own copy as it is, and stop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -27,12 +27,10 @@ from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.index import volume_index
 from nvrstore.journal.model import Batch, Damage, DamageKind, VolumeHeader
 from nvrstore.journal.scan import SEARCH_BYTES, ScanResult
-from nvrstore.model import Record, RecordKind, TrackKey
+from nvrstore.model import Record, TrackKey
 from nvrstore.replicate.claim import hold_term
 from nvrstore.replicate.copying import ReadBackError, copy_volume, fetch_batch, fetch_header, write_checked
-from nvrstore.replicate.floor import floors_of
 from nvrstore.replicate.inventory import Volume, VolumeCopy, scan_copy
-from nvrstore.replicate.standing import Standing
 from nvrstore.replicate.truth import Truth, choose_truth
 from nvrstore.targets.contract import UNAVAILABLE, Call, Request, Steps, Verb
 from nvrstore.targets.steps import ask, expect
@@ -118,8 +116,9 @@ def recover_volume(
 ) -> Steps[Recovered]:
     """Recover one volume.
 
-    `configured`: ids of the journal's targets by name; a member that is not among them is struck. `answered`: targets
-    that were listed: one without a copy has none. `in_place_ok(target, path)`: every worker that had the file open is gone.
+    `configured`: ids of the journal's targets by name, "" where it is not known yet (never seen by this state directory); a member
+    that is not among them is struck. `answered`: targets that were listed: one without a copy has none.
+    `in_place_ok(target, path)`: every worker that had the file open is gone.
     `deep`: check every payload, of closed copies too.
     """
     scans, results = yield from _scan_all(volume, deep)
@@ -156,20 +155,6 @@ def recover_volume(
     )
 
 
-def standing_state(records: Iterable[Record]) -> list[Record]:
-    """What a new volume's first batch must repeat: open gaps, holds, erasures that are not done, retention floors.
-
-    `records` in the order of writing. Floors of one place are merged: they only grow.
-    """
-    standing = Standing()
-    everything = list(records)
-    for record in everything:
-        if record.kind != RecordKind.RETENTION_FLOOR:
-            standing.apply(record)
-    floors = floors_of(everything)
-    return [*standing.records(), *(floors[place].record(place) for place in sorted(floors))]
-
-
 def _scan_all(volume: Volume, deep: bool) -> Steps[tuple[dict[str, ScanResult], dict[str, CopyResult]]]:
     """Sync and scan every copy; a copy whose header is damaged is scanned with a peer's."""
     scans: dict[str, ScanResult] = {}
@@ -202,8 +187,9 @@ def _scan(copy: VolumeCopy, *, deep: bool, header: VolumeHeader | None = None) -
 
 def _all_heard(header: VolumeHeader, scans: Mapping[str, ScanResult], configured: Mapping[str, str], answered: Collection[str]) -> bool:
     for member in header.members:
-        if configured.get(member.target) != member.target_id:
-            continue  # struck: another target has its name, or none
+        known = configured.get(member.target)
+        if known is None or known not in ("", member.target_id):
+            continue  # struck: no target has its name, or another one
         if member.target not in scans and member.target not in answered:
             return False
     return True

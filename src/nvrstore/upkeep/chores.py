@@ -87,14 +87,12 @@ class Chores:
     def space(self, journal: str, target: str) -> None:
         self._wish(("space", target), self._make_room)
 
-    def resync(self, journal: str, target: str) -> None:
+    def mend(self, journal: str) -> None:
+        """A target lacks something, or a volume was left open: the next round of the long thread finds what it is."""
         self._long_bell.set()
 
     def leftovers(self, journal: str, target: str) -> None:
         self._wish(("leftovers", journal, target), lambda: self._clear_own(journal, target))
-
-    def recover(self, journal: str) -> None:
-        self._long_bell.set()
 
     def _wish(self, key: tuple[str, ...], call: Callable[[], object]) -> None:
         with self._lock:

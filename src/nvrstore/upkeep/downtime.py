@@ -86,7 +86,7 @@ class Downtime:
     def tell(self, journal: str) -> bool:
         """Enter what can be said of the streams of `journal`; False while something is still to come."""
         host = self._host
-        streams = [stream.id for stream in host.config.streams if stream.journal == journal]
+        streams = host.streams_of(journal)
         if all(self._told.get(stream) for stream in streams):
             return True
         host.catalog.flush()

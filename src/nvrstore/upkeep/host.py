@@ -67,8 +67,14 @@ class UpkeepHost(Protocol):
 
     def record_gap(self, journal: str, gap: Gap) -> None: ...
 
+    def streams_of(self, journal: str) -> list[str]:
+        """Ids of the streams that are recorded into the journal now, whoever added them."""
+
     def synced(self, journal: str, copies: int) -> None:
         """Everything of the journal is on so many copies."""
+
+    def copied(self, journal: str, volume_id: str) -> None:
+        """A target has a closed volume of the journal now that it lacked."""
 
 
 class Runner:

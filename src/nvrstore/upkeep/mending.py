@@ -320,6 +320,7 @@ class Mending:
                 self.copied += 1
                 state = CopyState.DAMAGED if copied.damage else CopyState.COMPLETE
                 host.catalog.copy_changed(job.volume.volume_id, copied.target, copied.length, state)
+                host.copied(journal, job.volume.volume_id)
                 host.publish(
                     ResyncProgress(
                         utc_ns=host.clock.utc_ns(),
