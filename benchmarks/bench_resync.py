@@ -47,7 +47,7 @@ from nvrstore.model import NS_PER_S, Epoch, Fragment, Media, Sample, TrackKey, n
 from nvrstore.recorder.core import RecorderCore
 from nvrstore.replicate.claim import Claimant, claim_term
 from nvrstore.replicate.inventory import survey
-from nvrstore.replicate.port import Latencies
+from nvrstore.replicate.measures import Latencies
 from nvrstore.replicate.resync import plan_resync, resync
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.identity import ensure_journal, init_target

@@ -107,8 +107,8 @@ class BlockingRecorder:
     def statistics(self) -> dict[str, Any]:
         return self._recorder.statistics()
 
-    def drain(self, target: str) -> None:
-        self._portal.call(self._recorder.drain, target)
+    def drain(self, target: str) -> bool:
+        return self._portal.call(self._recorder.drain, target)
 
     def take_back(self, target: str) -> None:
         self._portal.call(self._recorder.take_back, target)

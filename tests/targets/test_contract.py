@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -375,3 +376,33 @@ def test_two_journals_of_one_name_are_refused(target: Target) -> None:
     with pytest.raises(TargetIdentityError, match="main"):
         run(target, ensure_journal("t", "main", "e" * 32))
     assert {entry.name for entry in run(target, list_all("t", "main"))} == {".next", "epochs", "journal.json", "trash"}
+
+
+def test_a_target_at_rest_has_no_worker_and_starts_none_before_it_is_woken(target: Target, pool: Pool) -> None:
+    """What was handed over is done first; afterwards nothing of ours is open there, and everybody is told so."""
+    prepared(target)
+    appender = target.start_appender(pool)
+    open_volume(appender, pool)
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    appender.submit(Request(Verb.CLOSE, handle=1))
+    last = target.keeper.submit(Request(Verb.PREPARE, "j/.next/q", length=MIB))
+    target.keeper.rest()
+    assert all(answer.ok for answer in answers(appender, 3))
+    assert last.result(PATIENCE_S).ok
+    appender.wind_up()
+    pause = threading.Event()
+    deadline_s = SYSTEM_CLOCK.monotonic_s() + PATIENCE_S
+    while not (appender.gone() and target.at_rest()):
+        assert SYSTEM_CLOCK.monotonic_s() < deadline_s
+        pause.wait(0.01)
+    assert appender.close(PATIENCE_S)
+    assert ask(target, Verb.STAT, "j/day/v.mp4").errno == UNAVAILABLE
+    assert not target.keeper.restart()
+    assert target.at_rest()
+    assert target.workers_stuck() == 0
+    target.keeper.wake()
+    assert ask(target, Verb.STAT, "j/day/v.mp4").ok
+    assert ask(target, Verb.STAT, "j/.next/q").ok
+    again = target.start_appender(pool)
+    assert not target.at_rest()
+    assert again.close(PATIENCE_S)

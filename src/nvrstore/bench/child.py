@@ -20,7 +20,7 @@ from nvrstore.config import Config
 from nvrstore.events import Event, TargetLost
 from nvrstore.recorder.bus import Mailbox
 from nvrstore.recorder.core import RecorderCore
-from nvrstore.replicate.port import Latencies
+from nvrstore.replicate.measures import Latencies
 
 LATENCIES_MAX: Final = 200_000  # every commit of the measured time, not the last 256 that the detector looks at
 QUIET_S: Final = 1.0

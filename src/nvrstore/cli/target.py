@@ -31,6 +31,7 @@ from nvrstore.targets.steps import run_steps
 
 TIMEOUT_S: Final = 20.0  # of each step: a sleeping disk may need ten seconds to spin up
 CLOSE_S: Final = 2.0
+DRAIN_S: Final = 60.0  # a target that hangs is waited for as long as its medium may take
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -73,8 +74,19 @@ def drain(
     config: ConfigFile,
     as_json: JsonFlag = False,
 ) -> None:
-    """Take a target out of a running recorder, for maintenance: it may be unmounted then. Recording goes on with the others."""
-    _steer("drain", name, config, as_json=as_json, done=f"{name} is drained; bring it back with: nvrstore target return {name}")
+    """Take a target out of a running recorder, for maintenance. Recording goes on with the others.
+
+    Once it ends with status 0 nothing of the recorder is open there, and it can be unmounted.
+    """
+    socket = _socket(config)
+    at_rest = bool(call(socket, "drain", timeout_s=DRAIN_S, target=name)["at_rest"])
+    if as_json:
+        print_json({"target": name, "done": "drain", "at_rest": at_rest, "states": _states(socket, name)})
+    elif at_rest:
+        say(f"{name} is drained and can be unmounted; bring it back with: nvrstore target return {name}")
+    if not at_rest:
+        warn(f"{name} is drained, but it hangs, and workers of the recorder are stuck in it: it cannot be unmounted before they are gone")
+        raise typer.Exit(1)
 
 
 @app.command("return")
@@ -84,18 +96,22 @@ def bring_back(
     as_json: JsonFlag = False,
 ) -> None:
     """Maintenance is over: the target joins again, gets what it missed, then its role."""
-    _steer("return", name, config, as_json=as_json, done=f"{name} returns: `nvrstore status` shows how far its resync is")
-
-
-def _steer(verb: str, name: str, config: Path, *, as_json: bool, done: str) -> None:
-    socket = Config.load(config).recorder.state / "control.sock"
-    call(socket, verb, target=name)
+    socket = _socket(config)
+    call(socket, "return", target=name)
     if as_json:
-        journals = call(socket, "status")["journals"]
-        states = {j["journal"]: t["state"] for j in journals for t in j["targets"] if t["target"] == name}
-        print_json({"target": name, "done": verb, "states": states})
+        print_json({"target": name, "done": "return", "states": _states(socket, name)})
     else:
-        say(done)
+        say(f"{name} returns: `nvrstore status` shows how far its resync is")
+
+
+def _socket(config: Path) -> Path:
+    return Config.load(config).recorder.state / "control.sock"
+
+
+def _states(socket: Path, name: str) -> dict[str, str]:
+    """By journal."""
+    journals = call(socket, "status")["journals"]
+    return {j["journal"]: t["state"] for j in journals for t in j["targets"] if t["target"] == name}
 
 
 def _init(name: str, path: Path, *, force: bool) -> dict[str, Any]:

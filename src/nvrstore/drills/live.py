@@ -121,7 +121,7 @@ class LiveDrill:
                     kill_process(pid)
                 yield
             case _:
-                call(self._socket, "drain", target=self._target)
+                call(self._socket, "drain", timeout_s=LOSE_S, target=self._target)
                 try:
                     yield
                 finally:

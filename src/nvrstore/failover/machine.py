@@ -51,7 +51,8 @@ class Effect(StrEnum):
     ABANDON_WORKERS = "abandon workers"
     GROW_SET = "grow set"  # set number + 1, with it; volumes cut
     SHRINK_SET = "shrink set"  # set number + 1, without it; volumes cut; what only it acknowledged is owed again
-    CLOSE_WORKERS = "close workers"  # in order: everything submitted finishes
+    CLOSE_WORKERS = "close workers"  # in order: everything submitted finishes; where no journal uses it any more, it is left alone
+    LOOK_AGAIN = "look again"
     START_RESYNC = "start resync"
     STOP_RESYNC = "stop resync"
 
@@ -64,12 +65,12 @@ _Row = Mapping[Event, tuple[State, tuple[Effect, ...]]]
 TRANSITIONS: Final[Mapping[State, _Row]] = {
     _S.AWAY: {
         _E.ANSWERED: (_S.HOLD_DOWN, ()),
-        _E.DRAINED: (_S.DRAINED, ()),
+        _E.DRAINED: (_S.DRAINED, (_X.CLOSE_WORKERS,)),
     },
     _S.HOLD_DOWN: {
         _E.HELD: (_S.READY, (_X.START_WORKERS,)),
         _E.LOST: (_S.AWAY, ()),
-        _E.DRAINED: (_S.DRAINED, ()),
+        _E.DRAINED: (_S.DRAINED, (_X.CLOSE_WORKERS,)),
     },
     _S.READY: {
         _E.RECRUITED: (_S.JOINING, (_X.GROW_SET,)),
@@ -95,7 +96,7 @@ TRANSITIONS: Final[Mapping[State, _Row]] = {
         _E.DRAINED: (_S.DRAINED, (_X.SHRINK_SET, _X.CLOSE_WORKERS)),
     },
     _S.DRAINED: {
-        _E.RETURNED: (_S.AWAY, ()),
+        _E.RETURNED: (_S.AWAY, (_X.LOOK_AGAIN,)),
     },
 }
 if set(TRANSITIONS) != set(State):

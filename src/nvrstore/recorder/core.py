@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from nvrstore import events
 from nvrstore.catalog.store import Catalog
@@ -51,11 +51,14 @@ from nvrstore.upkeep.chores import Chores
 
 log = get_logger("recorder.core")
 
+T = TypeVar("T")
+
 REFUGE: Final = "refuge"
 POOL_BYTES: Final = 2 * GIB  # address space only: pages are touched as the buffer grows, up to its bound
 BUFFER_BYTES: Final = 512 * MIB  # default bound: 3 x lost_s of 170 MB/s on ssd; where journals give `buffer_bytes`, their sum
 DRAIN_S: Final = 2.0  # of the 5 s in which a stopping recorder commits and closes everything
 STEP_S: Final = 0.02
+REST_S: Final = 2.0  # longer than its deadline no target is waited for that is drained: its workers are stuck then
 
 MakeTarget = Callable[[TargetConfig, str | None, int | None], Target]
 
@@ -202,7 +205,7 @@ class RecorderCore:
             self.state.socket,
             {
                 "status": lambda _: self.status(),
-                "drain": lambda args: self.drain(str(args["target"])),
+                "drain": lambda args: {"at_rest": self.drain(str(args["target"]))},
                 "return": lambda args: self.take_back(str(args["target"])),
                 "trigger": self._trigger,
             },
@@ -297,20 +300,26 @@ class RecorderCore:
 
     # --- targets
 
-    def drain(self, target: str) -> None:
-        """Take a target out of every journal. Raises NotFoundError."""
+    def drain(self, target: str) -> bool:
+        """Take a target out of every journal; whether nothing of this recorder is open there now. Raises NotFoundError."""
         self._each_journal_of(target, lambda engine: engine.drain(target))
+        port = self._ports[target]
+        deadline_s = self.clock.monotonic_s() + port.deadlines.lost_s + REST_S
+        pause = threading.Event()
+        while not (at_rest := self.hub.ask(lambda: port.at_rest)) and self.clock.monotonic_s() < deadline_s:
+            pause.wait(STEP_S)
+        return at_rest
 
     def take_back(self, target: str) -> None:
         """Maintenance is over. Raises NotFoundError."""
         self._each_journal_of(target, lambda engine: engine.take_back(target))
 
-    def _each_journal_of(self, target: str, call: Callable[[JournalEngine], None]) -> None:
+    def _each_journal_of(self, target: str, call: Callable[[JournalEngine], T]) -> dict[str, T]:
+        """What `call` says, by journal; of all in one round."""
         engines = [engine for engine in self.engines.values() if target in engine.spec.targets]
         if not engines:
             raise NotFoundError(f"there is no target {target!r}", hint="targets: " + ", ".join(t.name for t in self.config.targets))
-        for engine in engines:
-            self.hub.ask(partial(call, engine))
+        return self.hub.ask(lambda: {engine.spec.name: call(engine) for engine in engines})
 
     # --- looking
 

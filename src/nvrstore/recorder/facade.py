@@ -238,9 +238,12 @@ class Recorder:
         finally:
             await inbox.aclose()
 
-    async def drain(self, target: str) -> None:
-        """Take a target out for maintenance, in order."""
-        await self._run(partial(self._checked().drain, target))
+    async def drain(self, target: str) -> bool:
+        """Take a target out for maintenance, in order. Whether it can be unmounted now: nothing of this recorder is open there.
+
+        False: it hangs, and workers are stuck in it. Drained it is all the same.
+        """
+        return await self._run(partial(self._checked().drain, target))
 
     async def take_back(self, target: str) -> None:
         """Maintenance is over: the target returns, is resynced, gets its role back."""

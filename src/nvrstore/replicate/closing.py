@@ -68,6 +68,8 @@ class Closer:
                 port.fail(f"closing a volume: {os.strerror(answer.errno)}", answer.errno)
 
         def closed(_op: Op, answer: Answer) -> None:
+            if not copy.counts:
+                return  # its target left meanwhile, in order: recovery decides what this one holds
             if not answer.ok:
                 self._failed(volume, copy, answer, "closing a volume")
                 return
@@ -75,9 +77,9 @@ class Closer:
             future.add_done_callback(lambda done: self._host.post(lambda: truncated(done.result())))
 
         def indexed(_op: Op, answer: Answer) -> None:
-            if answer.ok:
+            if answer.ok and copy.counts:
                 self._enqueue(copy, Op(Request(Verb.CLOSE, handle=copy.handle), closed, self))
-            else:
+            elif copy.counts:
                 self._failed(volume, copy, answer, "closing a volume")
 
         return indexed

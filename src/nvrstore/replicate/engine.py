@@ -24,7 +24,6 @@ from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
 from nvrstore.journal.records import pack_record
-from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S, VOLUMES_SHARE_MAX
 from nvrstore.model import Commit, Epoch, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
 from nvrstore.replicate.bound import Bound
 from nvrstore.replicate.buffer import ReplayBuffer
@@ -32,8 +31,11 @@ from nvrstore.replicate.contract import JournalSpec, Observer
 from nvrstore.replicate.engine_status import engine_status
 from nvrstore.replicate.intake import Intake
 from nvrstore.replicate.lane import Lane
+from nvrstore.replicate.left import LeftCopies
+from nvrstore.replicate.measures import Latencies
 from nvrstore.replicate.places import Watch
-from nvrstore.replicate.port import Latencies, Port
+from nvrstore.replicate.port import Port
+from nvrstore.replicate.sizing import next_volume_bytes
 from nvrstore.replicate.standing import Standing
 from nvrstore.replicate.volume import CopyState
 from nvrstore.telemetry import get_logger
@@ -71,7 +73,7 @@ class JournalEngine:
         self._alone_since_s: float | None = now_s
         self._started_s, self._formed = now_s, False
         self.standing_state = Standing()
-        self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
+        self._left = LeftCopies(ports)
         self.lost_at_s: float | None = None
         self._stopping = self._ended = False
         self._bound = Bound(self)
@@ -97,14 +99,8 @@ class JournalEngine:
         return place is None or place.state is not State.JOINING
 
     def volume_bytes(self, rate_bps: float) -> int:
-        if self.spec.volume_bytes is not None:
-            size = self.spec.volume_bytes
-        else:
-            size = int(min(max(rate_bps * VOLUME_SPAN_S, VOLUME_BYTES_MIN), VOLUME_BYTES_MAX))
         totals = [look.total_bytes for m in self._members if (look := self.ports[m.target].look) is not None]
-        if totals:
-            size = min(size, max(min(totals) // max(VOLUME_SHARE_MAX, VOLUMES_SHARE_MAX * 2 * len(self.lanes)), MIB))
-        return -(-size // MIB) * MIB
+        return next_volume_bytes(self.spec.volume_bytes, rate_bps, totals=totals, lanes=len(self.lanes))
 
     def standing(self) -> list[Record]:
         return self.standing_state.records()
@@ -303,14 +299,11 @@ class JournalEngine:
         return True
 
     def copy_left(self, path: str, target: str, generation: int) -> None:
-        # Workers of earlier generations are the port's to account for (`haunted`): their entries say nothing any more.
-        self._left = {place: of for place, of in self._left.items() if of == self.ports[place[1]].generation}
-        self._left[path, target] = generation
+        self._left.add(path, target, generation)
 
     def released(self, path: str, target: str) -> bool:
         """Whether no worker of this session can still write to that copy."""
-        port = self.ports[target]
-        return not port.haunted and (not port.up or self._left.get((path, target)) != port.generation) and path not in self.paths_in_use()
+        return self._left.released(path, target) and path not in self.paths_in_use()
 
     def claimed(self, target: str) -> None:
         """The claim stands on `target` now."""
@@ -336,7 +329,8 @@ class JournalEngine:
         self.spec = replace(self.spec, claim=claim)
         for name, place in self.watch.places.items():
             place.claimed = False
-            self.observer.claim_wanted(self.spec.name, name)
+            if place.state is not State.DRAINED:  # asked for when it returns
+                self.observer.claim_wanted(self.spec.name, name)
         self._set = self.set_durable = 0
         self._change_set()
         for lane in self.lanes:

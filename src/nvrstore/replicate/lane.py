@@ -21,7 +21,8 @@ from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, OR
 from nvrstore.model import NS_PER_S, Fragment, Record, TrackConfig, TrackKey, new_id
 from nvrstore.replicate.closing import Closer, Closing
 from nvrstore.replicate.contract import LaneHost
-from nvrstore.replicate.port import Op, Rate
+from nvrstore.replicate.measures import Rate
+from nvrstore.replicate.port import Op
 from nvrstore.replicate.prepare import Preparers
 from nvrstore.replicate.settling import Debts, Settling, identity_of
 from nvrstore.replicate.volume import Copy, CopyState, OpenVolume, Submitted
@@ -186,14 +187,8 @@ class Lane:
         if prepared is None:
             return
         copy.state = CopyState.OPENING
-        request = Request(
-            Verb.OPEN,
-            path=prepared,
-            path2=volume.path,
-            handle=copy.handle,
-            extent=volume.header_held.extent.offset,
-            length=volume.header_length,
-        )
+        header = volume.header_held.extent.offset
+        request = Request(Verb.OPEN, prepared, volume.path, copy.handle, extent=header, length=volume.header_length)
         port.enqueue(Op(request, lambda op, answer: self._opened(volume, copy, op, answer), self, volume.header_held))
         for op in copy.deferred:
             port.enqueue(op)

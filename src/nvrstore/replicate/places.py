@@ -149,9 +149,12 @@ class Watch:
                     self._host.observer.workers_started(self._host.spec.name, name)
                 else:
                     self.happen(name, Event.LOST, port.reason)
-            case Effect.ABANDON_WORKERS | Effect.CLOSE_WORKERS:
-                # A drained target is about to be unmounted: what was under way there is looked at when it returns.
+            case Effect.ABANDON_WORKERS:
                 if port.generation == place.generation:
                     port.fail(reason)
+            case Effect.CLOSE_WORKERS:
+                port.drained(self._host.spec.name, reason)
+            case Effect.LOOK_AGAIN:
+                port.returned(self._host.spec.name)
             case _:
                 self._host.carry_out(name, effect)

@@ -5,6 +5,7 @@
 
 Shared by all journals and lanes that use the target. Everything runs in the engine's thread and never blocks.
 A port that failed stays down until `start`; `generation` counts starts, so that whoever shared it notices.
+Once it is drained in every journal that uses it, it comes to rest: its workers end, and nothing is asked of the target.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from nvrstore.errors import NvrstoreError
 from nvrstore.failover.detector import Deadlines, Health, Observation, Verdict, deadlines, judge
 from nvrstore.limits import IN_FLIGHT_MAX, LOOK_FRESH_S, LOOK_S
 from nvrstore.replicate.buffer import Held
+from nvrstore.replicate.measures import Latencies
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Appender, LookResult, Request, Target, Verb
 from nvrstore.targets.look import look_request, look_result
 from nvrstore.targets.pool import Pool
@@ -50,42 +52,7 @@ class _Grave:
 
     appender: Appender
     held: list[Held] = field(default_factory=list)
-
-
-class Latencies:
-    """Durations of the last commits, for the p99 that a target is measured against."""
-
-    def __init__(self, size: int = 256) -> None:
-        self._last: deque[float] = deque(maxlen=size)
-
-    def add(self, seconds: float) -> None:
-        self._last.append(seconds)
-
-    def quantile(self, q: float) -> float:
-        """0 where nothing was measured."""
-        if not self._last:
-            return 0.0
-        ordered = sorted(self._last)
-        return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
-
-
-class Rate:
-    """Bytes a second, smoothed over about five seconds."""
-
-    def __init__(self, now_s: float) -> None:
-        self.bps = 0.0
-        self._bytes, self._since_s = 0, now_s
-
-    def add(self, length: int) -> None:
-        self._bytes += length
-
-    def look(self, now_s: float) -> None:
-        """Called at least once a second or so."""
-        passed_s = now_s - self._since_s
-        if passed_s >= 1.0:
-            fresh = self._bytes / passed_s
-            self.bps = fresh if self.bps == 0 else 0.8 * self.bps + 0.2 * fresh
-            self._bytes, self._since_s = 0, now_s
+    in_order: bool = False  # it was not abandoned: it ends by itself
 
 
 class Port:
@@ -118,6 +85,8 @@ class Port:
         self._flying: dict[int, Op] = {}
         self._graves: list[_Grave] = []
         self._handles = 0
+        self._drained: set[str] = set()  # journals that shall not use it
+        self._rest_since_s: float | None = None
         self.latencies = Latencies()
         self._p99_s, self._p99_at_s = 0.0, 0.0
         self.paused_s = 0.0  # how long the last unusual pause of the engine's thread was
@@ -144,6 +113,9 @@ class Port:
         """Start an appender; False (with `reason`) where that cannot be done now."""
         if self.appender is not None:
             return True
+        if self.resting:
+            self.reason = "drained"
+            return False
         try:
             self.appender = self.target.start_appender(self._pool)
         except (NvrstoreError, OSError) as error:
@@ -183,6 +155,8 @@ class Port:
         for grave in [g for g in self._graves if g.appender.gone()]:
             for held in grave.held:
                 held.drop()
+            if grave.in_order:
+                grave.appender.close(0.0)
             self._graves.remove(grave)
 
     @property
@@ -196,6 +170,56 @@ class Port:
             self.appender.close(timeout_s)
             self.appender = None
             self.reason = "closed"
+        for grave in self._graves:
+            if grave.in_order:
+                grave.appender.close(timeout_s)
+
+    # --- rest
+
+    def drained(self, journal: str, reason: str) -> None:
+        """`journal` uses it no more. Where none does, everything that was submitted finishes, and its workers end."""
+        self._drained.add(journal)
+        if self._rest_since_s is None and self._drained.issuperset(self._journals):
+            self._rest_since_s = self.down_since_s = self._clock.monotonic_s()
+            self.look_ok_s, self._look_since_s = float("-inf"), None
+            self.target.keeper.rest()
+            if self.appender is None:
+                self.reason = reason
+
+    def returned(self, journal: str) -> None:
+        """Maintenance is over. What left a volume there comes back by other workers, so that none can still write to it."""
+        self._drained.discard(journal)
+        if self.appender is not None:
+            self.fail("returned by the operator")
+        if self._rest_since_s is not None:
+            self._rest_since_s, self._look_next_s = None, 0.0
+            self.target.keeper.wake()
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing may be asked of the target."""
+        return self._rest_since_s is not None
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing of it is open there any more: it can be unmounted."""
+        return self.resting and self.appender is None and not self._graves and self.target.at_rest()
+
+    def _come_to_rest(self) -> None:
+        late = self._rest_since_s is not None and self._clock.monotonic_s() - self._rest_since_s > max(self.deadlines.lost_s, LOOK_S)
+        if self.appender is not None and not self._queue and not self._flying:
+            self.appender.wind_up()
+            self._graves.append(_Grave(self.appender, in_order=True))
+            self.appender, self.reason = None, "drained"
+        elif self.appender is not None and late:
+            self.fail("drained while it hung")
+        if late:  # whoever has not ended by now never will by itself
+            for grave in self._graves:
+                if grave.in_order:
+                    grave.in_order = False
+                    grave.appender.abandon()
+            if self.target.keeper.running_since_s() is not None:
+                self.target.keeper.restart()
 
     # --- the queue
 
@@ -276,6 +300,9 @@ class Port:
     def tick(self) -> None:
         """Send the next look when it is due; replace a keeper that is stuck."""
         self.reap()
+        if self.resting:
+            self._come_to_rest()
+            return
         now_s = self._clock.monotonic_s()
         if self._look_since_s is not None:
             if now_s - self._look_since_s > max(self.deadlines.lost_s, LOOK_S) and self.appender is None and self.target.keeper.restart():
@@ -287,7 +314,7 @@ class Port:
     def look_if_idle(self, tick_s: float) -> None:
         """A tick has gone by in which nothing had to be written: look, as nothing else would notice now that it is broken."""
         now_s = self._clock.monotonic_s()
-        busy = self._queue or self._flying or self._look_since_s is not None
+        busy = self._queue or self._flying or self._look_since_s is not None or self.resting
         if self.appender is not None and not busy and now_s - self._called_s >= tick_s - IDLE_SLACK_S:
             self._send_look(now_s)
 
@@ -306,7 +333,7 @@ class Port:
 
     def _looked(self, done: Future[Answer], since_s: float) -> None:
         if self._look_since_s != since_s:
-            return  # of a keeper that was replaced meanwhile
+            return  # of a keeper that was replaced meanwhile, or of a time before it was drained
         self._look_since_s = None
         answer = done.result()
         if answer.errno == UNAVAILABLE:

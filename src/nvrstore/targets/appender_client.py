@@ -159,8 +159,21 @@ class AppenderClient:
         self._ready.clear()
         self._worker.channel.close()
 
+    def wind_up(self) -> None:
+        self._check_owner()
+        self._closing = True
+        if not self._dead and not self._closed:
+            self._send()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        try:
+            self._worker.channel.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it has hung up already
+
     def gone(self) -> bool:
-        return (self._dead or self._closed) and self._worker.gone()
+        return (self._dead or self._closed or self._closing) and self._worker.gone()
 
     def close(self, timeout_s: float) -> bool:
         self._check_owner()
@@ -169,10 +182,7 @@ class AppenderClient:
         self._closing = True
         if not self._dead:
             self._send()
-            try:
-                self._worker.channel.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # it has hung up already
+            self._hang_up()
         in_order = self._worker.wait(timeout_s)
         self._closed = True
         if not in_order:

@@ -118,6 +118,9 @@ class Appender(Protocol):
     def abandon(self) -> None:
         """Never wait for it again: it is killed where possible, and its answers are dropped."""
 
+    def wind_up(self) -> None:
+        """Take nothing more: it ends by itself behind what was handed over, and `gone` says when. `close` then frees what is ours."""
+
     def gone(self) -> bool:
         """Whether it can no longer touch any memory or file: only then may extents that it was given be reused."""
 
@@ -138,7 +141,13 @@ class Keeper(Protocol):
         """As in `Appender`."""
 
     def restart(self) -> bool:
-        """Abandon the present worker and start another; False while too many abandoned ones are still stuck."""
+        """Abandon the present worker and start another; False while too many abandoned ones are still stuck, and at rest."""
+
+    def rest(self) -> None:
+        """The worker ends behind what it was sent, and no other is started before `wake`: until then every answer is UNAVAILABLE."""
+
+    def wake(self) -> None:
+        """End the rest; the next request starts a worker."""
 
     def close(self, timeout_s: float) -> bool:
         """End it in order; False when it did not go in time (it is abandoned then)."""
@@ -191,6 +200,9 @@ class Target(Protocol):
 
     def workers_stuck(self) -> int:
         """Abandoned workers (both kinds) that still hold descriptors or memory."""
+
+    def at_rest(self) -> bool:
+        """Whether no worker of either kind is left, abandoned ones included: nothing of ours is open there. Does not wait."""
 
     def close(self, timeout_s: float) -> bool:
         """End all workers in order; False when any had to be left behind."""

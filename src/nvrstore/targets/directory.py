@@ -129,6 +129,11 @@ class DirectoryTarget:
         with self._lock:
             return self._stuck()
 
+    def at_rest(self) -> bool:
+        with self._lock:
+            self._stuck()
+            return not self._workers
+
     def close(self, timeout_s: float) -> bool:
         self._check_owner()
         deadline_s = SYSTEM_CLOCK.monotonic_s() + timeout_s

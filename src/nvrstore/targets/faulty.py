@@ -69,6 +69,9 @@ class FaultyTarget:
     def _own_stuck(self) -> int:
         return sum(appender.stuck() for appender in list(self._appenders)) + self._keeper.stuck()
 
+    def at_rest(self) -> bool:
+        return self._own_stuck() == 0 and self.inner.at_rest()
+
     def close(self, timeout_s: float) -> bool:
         in_order = self._keeper.end()
         for appender in list(self._appenders):
@@ -148,12 +151,12 @@ class FaultyKeeper:
         self._lock = threading.RLock()
         self._line: deque[_Item] = deque()  # from the first that is withheld on
         self._stuck_on: list[Fault] = []
-        self._closed = False
+        self._closed = self._resting = False
 
     def submit(self, request: Request) -> Future[Answer]:
         item = _Item(request, Future(), self._clock.monotonic_s())
         with self._lock:
-            closed = self._closed
+            closed = self._closed or self._resting
             if not closed:
                 self._line.append(item)
         if closed:
@@ -252,6 +255,16 @@ class FaultyKeeper:
         for item in waiting:
             _resolve(item.future, Answer(0, UNAVAILABLE))
         return self._all_stuck() < ABANDONED_WORKERS_MAX and self.inner.restart()
+
+    def rest(self) -> None:
+        with self._lock:
+            self._resting = True
+        self.inner.rest()
+
+    def wake(self) -> None:
+        self.inner.wake()
+        with self._lock:
+            self._resting = False
 
     def close(self, timeout_s: float) -> bool:
         return self.end() & self.inner.close(timeout_s)

@@ -196,6 +196,9 @@ class FaultyAppender:
         self.end()
         self.inner.abandon()
 
+    def wind_up(self) -> None:
+        self.inner.wind_up()
+
     def stuck(self) -> bool:
         """Given up, while a call of it was withheld that still is."""
         return self._stuck_on is not None and self._stuck_on.active

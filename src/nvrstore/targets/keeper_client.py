@@ -82,7 +82,7 @@ class KeeperClient:
         self._started_s = 0.0
         self._backlog: deque[_Asked] = deque()
         self._number = 0
-        self._closed = False
+        self._closed = self._resting = False
         self._unsynced: set[str] = set()  # written by the present worker, and not synced
         self._lost: set[str] = set()  # written by one that died
 
@@ -135,6 +135,23 @@ class KeeperClient:
             self._started_s = 0.0
             return not self._closed and self._alive()
 
+    def rest(self) -> None:
+        self._check_owner()
+        with self._lock:
+            self._resting = True
+            life, waiting = self._life, list(self._backlog)
+            self._backlog.clear()
+            if life is not None:
+                _hang_up(life)
+        for asked in waiting:
+            asked.resolve(Answer(0, UNAVAILABLE))
+
+    def wake(self) -> None:
+        self._check_owner()
+        self._end_life("it had not come to rest")
+        with self._lock:
+            self._resting, self._started_s = False, 0.0
+
     def close(self, timeout_s: float) -> bool:
         self._check_owner()
         with self._lock:
@@ -145,10 +162,7 @@ class KeeperClient:
             asked.resolve(Answer(0, UNAVAILABLE))
         if life is None:
             return True
-        try:
-            life.worker.channel.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # it has hung up already
+        _hang_up(life)
         in_order = life.worker.wait(timeout_s)
         reader = life.reader
         self._end_life("" if in_order else "it did not end in time")
@@ -164,6 +178,8 @@ class KeeperClient:
 
     def _alive(self) -> bool:
         """Whether there is a worker, after starting one where there is none."""
+        if self._resting:
+            return False
         if self._life is not None:
             return True
         now_s = SYSTEM_CLOCK.monotonic_s()
@@ -264,7 +280,7 @@ class KeeperClient:
         with self._lock:
             current = self._life is life
         if current:
-            self._end_life("" if self._closed else "it ended")
+            self._end_life("" if self._closed or self._resting else "it ended")
 
     def _answered(self, life: _Life, slot: int, answer: Answer, length: int) -> None:
         with self._lock:
@@ -280,3 +296,11 @@ class KeeperClient:
                 self._unsynced.discard(request.path)
             self._pump()
         asked.resolve(answer)
+
+
+def _hang_up(life: _Life) -> None:
+    """It ends behind what it was sent."""
+    try:
+        life.worker.channel.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # it has hung up already

@@ -88,6 +88,10 @@ class MemoryTarget:
         with self.lock:
             return sum(worker.abandoned and bool(worker.line) for worker in self._workers)
 
+    def at_rest(self) -> bool:
+        with self.lock:
+            return all(worker.resting and not worker.line for worker in self._workers)
+
     def close(self, timeout_s: float) -> bool:
         for worker in list(self._workers):
             worker.close(timeout_s)

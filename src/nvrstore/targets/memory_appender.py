@@ -69,9 +69,12 @@ class MemoryAppender(Line):
         self._ready.clear()
         self._forget_event()
 
+    def wind_up(self) -> None:
+        self.resting = True
+
     def gone(self) -> bool:
         with self.target.lock:
-            return (self.abandoned or self.dead) and not self.line
+            return (self.abandoned or self.dead or self.resting) and not self.line
 
     def close(self, timeout_s: float) -> bool:
         in_order = not self.line

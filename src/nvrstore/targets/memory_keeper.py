@@ -51,7 +51,7 @@ class MemoryKeeper(Line):
         if request.verb in APPENDER_VERBS:
             raise ValueError(f"a keeper does not {request.verb.name}")
         future: Future[Answer] = Future()
-        if self._closed:
+        if self._closed or self.resting:
             future.set_result(Answer(0, UNAVAILABLE))
             return future
         self.target.enlist(self)
@@ -70,7 +70,15 @@ class MemoryKeeper(Line):
         if self.target.workers_stuck() >= ABANDONED_WORKERS_MAX:
             return False
         self.die(running=self.target.held)
-        return True
+        return not self.resting
+
+    def rest(self) -> None:
+        self.resting = True
+
+    def wake(self) -> None:
+        if self.line:
+            self.die(running=self.target.held)  # it had not come to rest
+        self.resting = False
 
     def close(self, timeout_s: float) -> bool:
         in_order = not self.line
