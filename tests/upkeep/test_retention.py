@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nvrstore.journal.names import VolumeName
 from nvrstore.model import NS_PER_S, Cause
 from nvrstore.replicate.floor import JOURNAL, Floor, expired
+from nvrstore.upkeep.pruning import first_room
 from nvrstore.upkeep.retention import (
     Keep,
     Plan,
@@ -28,9 +29,9 @@ NOW_NS = 20_000 * DAY_NS
 SIZE = 10
 
 
-def name(number: int, *, term: int = 1, journal: str = "main", tag: str = "9f2c41aa") -> VolumeName:
-    path = f"{journal}/2026-11-23/07-45-10Z.t{term:04d}-{tag}.l0.v{number:06d}.mp4"
-    return VolumeName(path, journal, "2026-11-23", "07-45-10", term, tag, 0, number)
+def name(number: int, *, term: int = 1, journal: str = "main", tag: str = "9f2c41aa", lane: int = 0) -> VolumeName:
+    path = f"{journal}/2026-11-23/07-45-10Z.t{term:04d}-{tag}.l{lane}.v{number:06d}.mp4"
+    return VolumeName(path, journal, "2026-11-23", "07-45-10", term, tag, lane, number)
 
 
 def volume(
@@ -116,6 +117,66 @@ def test_bytes_beyond_the_bound_go_oldest_first_on_each_target() -> None:
     plan = plan_retention(volumes, ROOMY, {"main": Keep(bytes_max=3 * SIZE)}, now_ns=NOW_NS)
     assert gone(plan) == [("a", 0, Reason.EXPIRED), ("a", 1, Reason.EXPIRED), ("a", 2, Reason.EXPIRED), ("b", 0, Reason.EXPIRED)]
     assert plan.floors[("main", "b")] == Floor({"t0001-9f2c41aa.l0": 0})
+
+
+MINUTE_NS = 60 * NS_PER_S
+
+
+def lane_volume(lane: int, number: int, minute: float, *, term: int = 1, size: int = SIZE, targets: str = "a") -> StoredVolume:
+    """Of a lane; it ends at `minute`."""
+    named = name(number, lane=lane, term=term)
+    return StoredVolume(f"t{term}l{lane}v{number}", named, NOW_NS + int(minute * MINUTE_NS), tuple(StoredCopy(t, size) for t in targets))
+
+
+def two_lanes(*, term: int = 1, hours: int = 10, from_hour: int = 0) -> list[StoredVolume]:
+    """The same hours twice: lane 0 is cut every minute (a camera of it flaps), lane 1 every hour."""
+    start = 60 * from_hour
+    fast = [lane_volume(0, i, start + i + 1, term=term) for i in range(60 * hours)]
+    slow = [lane_volume(1, i, start + 60 * (i + 1), term=term) for i in range(hours)]
+    return [*slow, *fast]
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [Keep(age_ns=90 * DAY_NS, free_bytes=200 * SIZE), Keep(bytes_max=410 * SIZE)],
+    ids=["overwritten", "expired by bytes"],
+)
+def test_a_lane_that_is_cut_rarely_loses_no_newer_footage_than_the_others(keep: Keep) -> None:
+    """Numbers count per lane: what goes is the oldest by time, and no floor rises above what stays."""
+    volumes = two_lanes()
+    plan = plan_retention(volumes, {"a": Space(610 * SIZE, 0)}, {"main": keep}, now_ns=NOW_NS + 600 * MINUTE_NS)
+    went = {r.volume.volume_id for r in plan.removals}
+    assert len(went) == 200
+    oldest = sorted(volumes, key=lambda v: (v.end_ns, v.name))
+    assert went == {v.volume_id for v in oldest[:200]}, "three hours of both lanes"
+    floors = {place: floor for (_, place), floor in plan.floors.items()}
+    assert {v.volume_id for v in volumes if expired(v.name, floors, "a")} == went, (
+        "nothing that stays has expired, nothing that went has not"
+    )
+
+
+def test_first_room_takes_the_oldest_of_all_lanes() -> None:
+    """Where not even the ledger's entry can be written, too."""
+    plan = plan_retention(two_lanes(), {"a": Space(610 * SIZE, 0)}, {"main": Keep(free_bytes=200 * SIZE)}, now_ns=NOW_NS + 600 * MINUTE_NS)
+    chosen = first_room(plan.removals, {"a": 61 * SIZE})
+    assert [r.volume.name.lane for r in chosen].count(1) == 1, "an hour of lane 1 for sixty minutes of lane 0"
+    assert max(r.volume.end_ns for r in chosen) == NOW_NS + 60 * MINUTE_NS
+
+
+def test_a_clock_that_was_ahead_keeps_a_lane_in_order_and_is_corrected_by_what_came_later() -> None:
+    """Lane 0 wrote ten volumes years ahead: they count as old as what lane 0 wrote next."""
+    fast = [lane_volume(0, i, 10**6 if 20 <= i < 30 else i + 1) for i in range(60)]
+    slow = [lane_volume(1, i, 12 * (i + 1)) for i in range(5)]
+    plan = plan_retention([*slow, *fast], {"a": Space(65 * SIZE, 0)}, {"main": Keep(free_bytes=34 * SIZE)}, now_ns=NOW_NS + 60 * MINUTE_NS)
+    assert sorted((r.volume.name.lane, r.volume.name.number) for r in plan.removals) == [*((0, n) for n in range(32)), (1, 0), (1, 1)]
+
+
+def test_a_term_goes_after_the_one_before_it_whatever_its_clock_said() -> None:
+    """A recorder that started in 1970 after a power cut wrote the newest footage all the same."""
+    volumes = [*two_lanes(hours=2), *two_lanes(term=2, hours=2, from_hour=-200_000)]
+    plan = plan_retention(volumes, {"a": Space(244 * SIZE, 0)}, {"main": Keep(free_bytes=122 * SIZE)}, now_ns=NOW_NS)
+    assert {r.volume.name.term for r in plan.removals} == {1}
+    assert len(plan.removals) == 122
 
 
 def test_a_small_disk_gives_up_what_a_roomy_one_keeps() -> None:

@@ -102,6 +102,9 @@ class RecorderObserver:
 
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None:
         self._sets[journal] = (epoch, tuple(members))
+        for member in members:
+            if member.role is Role.REFUGE:  # it is entered anew: as with a target whose workers were started
+                self._wishes.leftovers(journal, member.target)
         self._tell_set(journal)
 
     def _tell_set(self, journal: str, *, complete: bool = True) -> None:

@@ -40,7 +40,7 @@ class Chores:
     """The engine's wishes, carried out. `start`, then wishes from any thread, then `stop`."""
 
     def __init__(self, host: UpkeepHost, refuge: str) -> None:
-        self._host = host
+        self._host, self._refuge = host, refuge
         self._quick, self._long = (Runner(host.targets, host.hub.suspect) for _ in range(2))
         # Room must be made while a resync copies gigabytes: pruning runs in either thread, one at a time.
         self._pruning_lock = threading.Lock()
@@ -145,6 +145,9 @@ class Chores:
             log.warning("trash.kept", target=target, path=path, reason=reason)
         runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
 
+    def _clear_killed(self, target: str, journal: str) -> int:
+        return self._long.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
+
     def _clear_own(self, journal: str, target: str) -> None:
         """It returned: what this session had prepared there before is nobody's any more, and as large as volumes are."""
         generation = self._host.engines[journal].ports[target].generation
@@ -183,6 +186,8 @@ class Chores:
         for journal, engine in self._host.engines.items():
             for target in engine.spec.claimed_on:
                 self._guarded(f"tidy {target}", lambda journal=journal, target=target: self._tidy(self._long, journal, target))  # type: ignore[misc]
+            # Nobody else writes there: what a session that was killed had prepared takes room on the state disk for ever.
+            self._guarded("tidy the refuge", lambda journal=journal: self._clear_killed(self._refuge, journal))  # type: ignore[misc]
         while not self._long.stopping.is_set():
             for journal, engine in self._host.engines.items():
                 if engine.fenced:

@@ -213,7 +213,7 @@ class Mending:
     def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey, answered: Collection[Heard]) -> None:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
-        self._pruning.recovering = {volume.volume_id}
+        self._pruning.recovering = {volume.volume_id, volume.name.path}
         done = self._runner.run(
             recover_volume(
                 volume,

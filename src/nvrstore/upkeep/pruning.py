@@ -5,11 +5,12 @@
 Order of durability: what expired, and what is lost with a last copy, is written down before the first file goes; the
 catalog's row goes before the file does, so that no row promises bytes that are not there.
 A disk that is so full that nothing can be written down any more gets room first, by copies of which another one stays.
+A catalog that cannot be written or read stops none of it: then the targets are listed (shown.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -17,7 +18,7 @@ from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
 from nvrstore.config import KeepConfig
-from nvrstore.errors import FencedError, TargetError
+from nvrstore.errors import CatalogError, FencedError, TargetError
 from nvrstore.events import Alarm, VolumePruned
 from nvrstore.failover.machine import MEMBER, State
 from nvrstore.journal.names import parse_volume_path
@@ -41,11 +42,13 @@ from nvrstore.upkeep.retention import (
     plan_retention,
 )
 from nvrstore.upkeep.room import FULL_S_MIN, Room, room_for, too_small
+from nvrstore.upkeep.shown import shown_volumes, spans_in
 from nvrstore.upkeep.waits import WAIT_S, Waits
 
 log = get_logger("upkeep.pruning")
 
 DURABLE_S = 1.5  # the ledger entries of a plan become durable within this, or the plan is made again
+FLUSH_S = 2.0  # a state disk that takes longer is not waited for: what arrives meanwhile needs room
 PLAN_SHARE = 20.0  # planning without need takes at most this part of the time: a large archive has many volumes
 _HELD = frozenset({CopyState.LIVE, CopyState.COMPLETE, CopyState.PARTIAL, CopyState.DAMAGED})
 
@@ -66,7 +69,8 @@ class Pruning:
         self._host, self._runner = host, runner
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
-        self.recovering: set[str] = set()  # volumes that recovery is at work on now
+        self._gone: set[tuple[str, str]] = set()  # (path, target) of copies that went, and that rows may still name
+        self.recovering: set[str] = set()  # volumes that recovery is at work on now, by id and by path
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
@@ -161,22 +165,36 @@ class Pruning:
 
     def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
         host = self._host
-        host.catalog.flush()
-        with CatalogReader(host.catalog.path) as reader:
-            volumes = self._volumes(reader)
-            total = min(space.total_bytes for space in spaces.values())
-            plan = plan_retention(
-                volumes,
-                spaces,
-                {journal.name: keep_of(journal.keep, total) for journal in host.config.journals},
-                now_ns=host.clock.utc_ns(),
-                keep_at=self._windows(total),
-                unsynced=self._unsynced(volumes),
-                room=room,
-                floors=self._floors,
-                ripe=self._waits.ripe(),
-            )
-            return replace(plan, removals=self._with_spans(reader, plan.removals))
+        if host.catalog.flush(FLUSH_S):
+            try:
+                with CatalogReader(host.catalog.path) as reader:
+                    plan = self._planned(self._known(reader), spaces, room)
+                    streams = [info.stream for info in reader.streams()] if plan.removals else []
+                    return replace(plan, removals=_with_spans(plan.removals, lambda r: _known_spans(reader, r, streams)))
+            except (CatalogError, OSError) as error:
+                log.warning("catalog.unread", reason=str(error))
+        # Rows that were not written would be planned for again and again, and what was recorded since has none.
+        shown = [v for journal in host.engines for v in self._runner.run(shown_volumes(spaces, journal))]
+        plan = self._planned(shown, spaces, room)
+        return replace(plan, removals=_with_spans(plan.removals, lambda r: self._runner.run(spans_in(r.target, r.volume))))
+
+    def _planned(self, volumes: list[StoredVolume], spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
+        host = self._host
+        # Asked behind the list: what is in it and no longer written is not opened again.
+        busy = {path for engine in host.engines.values() for path in host.hub.ask(engine.paths_in_use)} | self.recovering
+        volumes = [replace(v, open=v.name.path in busy or v.volume_id in busy) for v in volumes]
+        total = min(space.total_bytes for space in spaces.values())
+        return plan_retention(
+            volumes,
+            spaces,
+            {journal.name: keep_of(journal.keep, total) for journal in host.config.journals},
+            now_ns=host.clock.utc_ns(),
+            keep_at=self._windows(total),
+            unsynced=self._unsynced(volumes),
+            room=room,
+            floors=self._floors,
+            ripe=self._waits.ripe(),
+        )
 
     def _spaces(self) -> dict[str, Space]:
         """Fresh where it matters: a plan over old figures would delete twice."""
@@ -209,33 +227,18 @@ class Pruning:
                     windows[journal.name, member.target] = keep_of(journal.standby_keep, total)
         return windows
 
-    def _volumes(self, reader: CatalogReader) -> list[StoredVolume]:
+    def _known(self, reader: CatalogReader) -> list[StoredVolume]:
+        """What the catalog knows, without what went."""
         infos = list(reader.volumes())
-        # Asked behind the rows: what is among them and no longer written is not opened again.
-        busy = {path for engine in self._host.engines.values() for path in self._host.hub.ask(engine.paths_in_use)}
+        self._gone &= {(info.path, copy.target) for info in infos for copy in info.copies}
         stored = []
         for info in infos:
             name = parse_volume_path(info.path)
-            copies = tuple(StoredCopy(c.target, c.length, c.state is CopyState.COMPLETE) for c in info.copies if c.state in _HELD)
+            held = [c for c in info.copies if c.state in _HELD and (info.path, c.target) not in self._gone]
+            copies = tuple(StoredCopy(c.target, c.length, c.state is CopyState.COMPLETE) for c in held)
             if name is not None and copies:
-                stored.append(
-                    StoredVolume(info.volume_id, name, _end(info), copies, info.path in busy or info.volume_id in self.recovering)
-                )
+                stored.append(StoredVolume(info.volume_id, name, _end(info), copies))
         return stored
-
-    @staticmethod
-    def _with_spans(reader: CatalogReader, removals: Iterable[Removal]) -> tuple[Removal, ...]:
-        """What goes with a last copy, for the ledger. Of those volumes alone: all spans of an archive are millions."""
-        streams = [stream.stream for stream in reader.streams()]
-        found = []
-        for removal in removals:
-            spans = []
-            for stream in streams if removal.last else ():
-                held = reader.spans_of(removal.volume.volume_id, stream, Media.VIDEO) or reader.spans_of(removal.volume.volume_id, stream)
-                if held:
-                    spans.append(Span(stream, min(span.start_ns for span in held), max(span.end_ns for span in held)))
-            found.append(replace(removal, volume=replace(removal.volume, spans=tuple(spans))))
-        return tuple(found)
 
     def _unsynced(self, volumes: list[StoredVolume]) -> set[str]:
         """Volumes that a member which is being resynced still lacks."""
@@ -288,13 +291,16 @@ class Pruning:
         except (FencedError, TargetError) as error:
             log.warning("volume.kept", path=name.path, target=removal.target, reason=str(error))
             return False
+        self._gone.add((name.path, removal.target))
+        if not gone:
+            return False  # nothing was freed: it went before, and its row stayed
         self.removed += 1
         host.publish(
             VolumePruned(
                 utc_ns=host.clock.utc_ns(), journal=name.journal, path=name.path, target=removal.target, reason=str(removal.reason)
             )
         )
-        return gone
+        return True
 
 
 def first_room(removals: Sequence[Removal], need: Mapping[str, int]) -> list[Removal]:
@@ -321,6 +327,20 @@ def first_room(removals: Sequence[Removal], need: Mapping[str, int]) -> list[Rem
                     if left[target] <= 0:
                         break
     return chosen
+
+
+def _with_spans(removals: Iterable[Removal], spans_of: Callable[[Removal], tuple[Span, ...]]) -> tuple[Removal, ...]:
+    """What goes with a last copy, for the ledger. Of those volumes alone: all spans of an archive are millions."""
+    return tuple(replace(r, volume=replace(r.volume, spans=spans_of(r) if r.last else ())) for r in removals)
+
+
+def _known_spans(reader: CatalogReader, removal: Removal, streams: Iterable[str]) -> tuple[Span, ...]:
+    spans = []
+    for stream in streams:
+        held = reader.spans_of(removal.volume.volume_id, stream, Media.VIDEO) or reader.spans_of(removal.volume.volume_id, stream)
+        if held:
+            spans.append(Span(stream, min(span.start_ns for span in held), max(span.end_ns for span in held)))
+    return tuple(spans)
 
 
 def _space(target: str) -> Steps[dict[str, int]]:

@@ -4,8 +4,9 @@
     2 REDUNDANT    another verified copy lies on a target that has room       gone here, wherever it is oldest
     3 OVERWRITTEN  what is left, the oldest first                             a ledger entry where it was the last copy
 
-1 always; 2 and 3 only while a target has less free space than wanted. Whole volumes only, oldest first in the order in
-which they were written: a wall clock that steps reorders nothing. Never the open volume, never one under a hold.
+1 always; 2 and 3 only while a target has less free space than wanted. Whole volumes only, oldest first: in the order in
+which a lane wrote them, a wall clock that steps reorders nothing there; between lanes by time, since one may be cut every
+minute and the other every hour. Never the open volume, never one under a hold.
 
 Age waits for a day where more than a day's footage would go at once: a recorder was off for long, or a clock leapt ahead.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import accumulate
 from typing import Final
 
 from nvrstore.journal.names import VolumeName
@@ -311,17 +313,31 @@ class _Work:
 
 
 def _oldest_first(volumes: list[StoredVolume]) -> list[StoredVolume]:
-    """In the order of writing within a journal; between journals by time.
+    """The oldest footage first, over all lanes and journals; in the order of writing within a lane and from term to term.
 
-    The time that counts is that of the oldest footage from there on: monotone within a journal, whatever clocks did.
+    Numbers count per lane, and lanes are cut at different rates: between them only time can tell. The time that counts
+    is that of the oldest footage from there on: monotone within a lane, and within a journal, whatever clocks did.
     """
-    by_journal: dict[str, list[StoredVolume]] = {}
+    lanes: dict[tuple[str, int, str, int], list[StoredVolume]] = {}
     for volume in sorted(volumes, key=lambda v: v.name):
-        by_journal.setdefault(volume.name.journal, []).append(volume)
-    keyed: list[tuple[int, str, int, StoredVolume]] = []
-    for journal, ordered in by_journal.items():
-        oldest_ns = ordered[-1].end_ns
-        for position in range(len(ordered) - 1, -1, -1):
-            oldest_ns = min(oldest_ns, ordered[position].end_ns)
-            keyed.append((oldest_ns, journal, position, ordered[position]))
+        name = volume.name
+        lanes.setdefault((name.journal, name.term, name.tag, name.lane), []).append(volume)
+    terms: dict[tuple[str, int], list[tuple[int, VolumeName, StoredVolume]]] = {}
+    for (journal, term, *_), written in lanes.items():
+        terms.setdefault((journal, term), []).extend(
+            (oldest_ns, volume.name, volume) for oldest_ns, volume in zip(_monotone(v.end_ns for v in written), written, strict=True)
+        )
+    journals: dict[str, list[StoredVolume]] = {}
+    for journal, term in sorted(terms):
+        journals.setdefault(journal, []).extend(volume for *_, volume in sorted(terms[journal, term], key=lambda entry: entry[:2]))
+    keyed = [
+        (oldest_ns, journal, position, volume)
+        for journal, ordered in journals.items()
+        for position, (oldest_ns, volume) in enumerate(zip(_monotone(v.end_ns for v in ordered), ordered, strict=True))
+    ]
     return [volume for *_, volume in sorted(keyed, key=lambda entry: entry[:3])]
+
+
+def _monotone(times_ns: Iterable[int]) -> list[int]:
+    """Each time, or the least of those behind it."""
+    return list(accumulate(reversed(list(times_ns)), min))[::-1]
