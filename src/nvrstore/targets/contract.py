@@ -138,7 +138,7 @@ class Keeper(Protocol):
         """As in `Appender`."""
 
     def restart(self) -> bool:
-        """Abandon the present worker and start another; False while too many abandoned ones are still stuck."""
+        """Abandon the present worker and start another; False where too many are stuck: none is started, or the present one is kept."""
 
     def close(self, timeout_s: float) -> bool:
         """End it in order; False when it did not go in time (it is abandoned then)."""

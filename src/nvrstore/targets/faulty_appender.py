@@ -196,6 +196,11 @@ class FaultyAppender:
         self.end()
         self.inner.abandon()
 
+    @property
+    def lives(self) -> bool:
+        """Neither given up, ended nor killed."""
+        return not (self._closed or self._killed)
+
     def stuck(self) -> bool:
         """Given up, while a call of it was withheld that still is."""
         return self._stuck_on is not None and self._stuck_on.active

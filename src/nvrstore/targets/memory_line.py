@@ -37,6 +37,7 @@ class Line:
         self.line: deque[Pending] = deque()
         self.abandoned = False
         self.dead = False
+        self.killed = False  # abandoned because somebody killed it
         self.failed_s: float | None = None  # as FAILED_NS of a real worker's stamps
         target.enlist(self)
 
