@@ -24,7 +24,7 @@ from nvrstore.failover.machine import State
 from nvrstore.failover.terms import ClaimKey, keys_in
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import parse_volume_path, untrash_path
-from nvrstore.limits import LOOK_FRESH_S, LOOK_S
+from nvrstore.limits import ABANDONED_WORKERS_MAX, LOOK_FRESH_S, LOOK_S
 from nvrstore.model import Commit, Record, RecordKind, Role
 from nvrstore.replicate.floor import Floor
 from nvrstore.replicate.resync import ResyncPlan
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 Identity = tuple[str, int, int]
 
 FENCE_S = LOOK_FRESH_S + LOOK_S + 0.5  # an acknowledgement may rest on a look this old
-STUCK_MAX = 4
 SLACK_BYTES = 128 << 10  # what one step may add beyond the bound
 
 
@@ -324,9 +323,9 @@ class Checks:
             if node.buffer.waiting_bytes != sum(fragment.length for fragment in waiting if fragment.loan is None):
                 self.fail("I22", "the replay buffer has lost count")
             for name in engine.ports:
-                # Those that somebody else killed while they were stuck are beyond what a recorder can count.
-                if self.world.views[node.who][name].workers_stuck() > STUCK_MAX + self.world.killed:
-                    self.fail("I23", f"{self.world.views[node.who][name].workers_stuck()} abandoned workers of {name} are still there")
+                # Not those that somebody else killed while they were stuck: a recorder cannot bound them.
+                if (stuck := self.world.views[node.who][name].given_up()) > ABANDONED_WORKERS_MAX:
+                    self.fail("I23", f"{stuck} abandoned workers of {name} are still there")
             members = engine.members()
             states = engine.states()
             first = next((m for m in members if m.role is Role.PRIMARY), None)

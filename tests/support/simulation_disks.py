@@ -15,9 +15,8 @@ from random import Random
 
 from nvrstore.checksum import crc32c
 from nvrstore.clock import ManualClock
-from nvrstore.errors import TargetUnavailableError
 from nvrstore.extents import Extent
-from nvrstore.limits import ABANDONED_WORKERS_MAX, GIB
+from nvrstore.limits import GIB
 from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.memory import MemoryTarget
 from nvrstore.targets.memory_appender import MemoryAppender
@@ -60,8 +59,7 @@ class View(MemoryTarget):
         disk.views.append(self)
 
     def start_appender(self, pool: Pool) -> MemoryAppender:
-        if self.workers_stuck() >= ABANDONED_WORKERS_MAX:
-            raise TargetUnavailableError(f"target {self.name!r}: workers are stuck", target=self.name)
+        self.need_place()
         return _Appender(self, pool)
 
     def _about_to(self, request: Request) -> int:

@@ -110,7 +110,6 @@ class Faults:
             case "power-cut":
                 view.disk.cut_power(rng)
             case "kill-workers":
-                world.killed += 1
                 view.kill_workers()
             case "clock-step":
                 step_s = rng.choice([-3600.0, -5.0, 2.0, 3600.0] if world.plan.keep_s is None else [-5.0, -1.0, 2.0])
@@ -132,7 +131,6 @@ class Faults:
         node: Node = rng.choice(world.living())
         match kind:
             case "kill-recorder":
-                world.killed += 1
                 node.kill()
             case "host-power-cut":
                 node.kill()

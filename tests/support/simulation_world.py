@@ -97,7 +97,6 @@ class World:
         self.history: list[str] = []
         self.full = False  # a target was full at some time
         self.healed = False
-        self.killed = 0  # how often workers were killed
         self.stepped_back_s = 0.0
         self.ids = {"nvr-1": "1a" * 16, "nvr-2": "2b" * 16}
         self.states = {who: StateDisk() for who in self.ids}

@@ -10,7 +10,8 @@ import pytest
 from tests.support.targets import append, ask, block, open_volume, run
 
 from nvrstore.clock import ManualClock
-from nvrstore.limits import BLOCK_BYTES, MIB
+from nvrstore.errors import TargetUnavailableError
+from nvrstore.limits import ABANDONED_WORKERS_MAX, BLOCK_BYTES, MIB
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Verb
 from nvrstore.targets.look import look_request, look_result
 from nvrstore.targets.memory import MemoryTarget
@@ -182,6 +183,42 @@ def test_an_unmounted_target_shows_an_empty_directory_and_open_volumes_go_on(tar
     target.mount()
     assert look_result(target.keeper.call(look, 1), "t").counter == 1
     assert volume(target)[BLOCK_BYTES : 2 * BLOCK_BYTES] == b"x" * BLOCK_BYTES
+
+
+def test_a_keeper_is_not_given_up_where_it_would_be_the_third(target: MemoryTarget, pool: Pool) -> None:
+    """As on a directory: a place is kept for the appender, which has to be given up when the target is lost."""
+    appender = opened(target, pool)
+    target.hold()
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    appender.abandon()
+    second = target.start_appender(pool)
+    with pytest.raises(TargetUnavailableError):
+        target.start_appender(pool)
+    append(second, block(pool, b"x"), offset=BLOCK_BYTES)
+    hung = target.keeper.submit(Request(Verb.PUT, "late", data=b"x"))
+    assert not target.keeper.restart()
+    second.abandon()
+    assert not target.keeper.restart()
+    assert (target.workers_stuck(), hung.done()) == (ABANDONED_WORKERS_MAX, False)
+    target.release()
+    assert hung.result(0).ok
+    assert target.workers_stuck() == 0
+    assert target.keeper.restart()
+
+
+def test_with_two_stuck_no_keeper_follows_the_one_that_was_given_up(target: MemoryTarget, pool: Pool) -> None:
+    """As on a directory, until one of them is gone."""
+    appender = opened(target, pool)
+    target.hold()
+    append(appender, block(pool, b"x"), offset=BLOCK_BYTES)
+    appender.abandon()
+    hung = target.keeper.submit(Request(Verb.PUT, "late", data=b"x"))
+    assert not target.keeper.restart()
+    assert hung.result(0).errno == UNAVAILABLE
+    assert target.workers_stuck() == ABANDONED_WORKERS_MAX
+    assert target.keeper.submit(Request(Verb.SPACE)).result(0).errno == UNAVAILABLE
+    target.release()
+    assert ask(target, Verb.SPACE).ok
 
 
 def test_a_held_keeper_is_restarted_and_its_running_call_is_still_carried_out(target: MemoryTarget) -> None:

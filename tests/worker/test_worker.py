@@ -167,10 +167,43 @@ def test_too_many_stuck_workers_are_not_joined_by_another(in_thread: DirectoryTa
     with pytest.raises(TargetUnavailableError, match="stuck"):
         in_thread.start_appender(pool)
     assert not in_thread.keeper.restart()
-    assert ask_briefly(in_thread, Verb.SPACE).errno == UNAVAILABLE
+    assert ask(in_thread, Verb.SPACE).ok, "a keeper that lives is not given up where no other could follow"
     gate.let_go()
     for appender in stuck:
         wait_gone(appender)
+    assert in_thread.keeper.restart()
+    assert ask(in_thread, Verb.SPACE).ok
+
+
+@pytest.mark.parametrize("keeper_first", [True, False])
+def test_a_keeper_is_not_given_up_where_it_would_be_the_third(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch, keeper_first: bool
+) -> None:
+    """One is stuck; then the next appender hangs, and the keeper: whichever is found first. The keeper's own answer comes in the end."""
+    gate = Gate(monkeypatch, "prepared")
+    stuck = [in_thread.start_appender(pool)]
+    open_volume(stuck[0], pool, prepared="prepared")
+    gate.wait_entered()
+    stuck[0].abandon()
+    stuck.append(in_thread.start_appender(pool))
+    with pytest.raises(TargetUnavailableError, match="stuck"):
+        in_thread.start_appender(pool)
+    open_volume(stuck[1], pool, prepared="prepared")
+    hung = in_thread.keeper.submit(Request(Verb.READ, "prepared", length=1))
+    for _ in range(2):
+        gate.wait_entered()
+    for step in [True, False] if keeper_first else [False, True]:
+        if step:
+            assert not in_thread.keeper.restart()
+        else:
+            stuck[1].abandon()
+    assert in_thread.workers_stuck() == ABANDONED_WORKERS_MAX
+    assert not hung.done()
+    gate.let_go()
+    assert hung.result(PATIENCE_S).errno == errno.ENOENT
+    for appender in stuck:
+        wait_gone(appender)
+    assert in_thread.workers_stuck() == 0
     assert in_thread.keeper.restart()
     assert ask(in_thread, Verb.SPACE).ok
 

@@ -16,6 +16,7 @@ from nvrstore.drills.faults import FaultError
 from nvrstore.drills.places import Place
 from nvrstore.drills.recording import InProcess, kill_process
 from nvrstore.drills.sandbox import DrillError, Stage
+from nvrstore.limits import ABANDONED_WORKERS_MAX
 
 STOP_S_MAX: Final = 5.0
 HOLD_S: Final = 1.0  # how long a fault stays after it was noticed
@@ -46,6 +47,8 @@ def hang(stage: Stage) -> None:
     stuck = _stuck(stage, "a")
     if not stuck:
         stage.problems.append("the workers that hang are not counted")
+    if stuck > ABANDONED_WORKERS_MAX:
+        stage.problems.append(f"{stuck} workers of a are stuck; {ABANDONED_WORKERS_MAX} may be")
     stage.note("note", f"{stuck} workers of a are stuck, and counted", "a")
     place.clear()
     stage.healed("a answers again", "a")

@@ -2,7 +2,8 @@
 
     with FuseDisk.mounted(backing, mount_point) as disk:
         disk.fail(errno.EIO, "write", "fsync")
-        disk.hang("getattr", "open")        like an NFS server that went away: also stat and open do not come back
+        disk.hang("open", times=1)          one call does not come back; those behind it are carried out
+    disk.hang("getattr", "open")        like an NFS server that went away: also stat and open do not come back
         disk.clear()
         disk.abort()                        the daemon dies: ENOTCONN for everything, now and later
 
@@ -71,10 +72,10 @@ class FuseDisk:
         for op in ops or ("*",):
             self._tell(op=op, errno=code, times=times)
 
-    def hang(self, *ops: str) -> None:
-        """These operations (all, when none is named) do not come back until `clear`."""
+    def hang(self, *ops: str, times: int | None = None) -> None:
+        """These operations (all, when none is named) do not come back until `clear`; only the first `times` of each, where given."""
         for op in ops or ("*",):
-            self._tell(op=op, hang=True)
+            self._tell(op=op, hang=True, times=times)
 
     def clear(self) -> None:
         """All is well again; what hung goes on."""

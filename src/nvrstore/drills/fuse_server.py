@@ -1,7 +1,8 @@
 """A file system that fails on demand: passes everything on to a directory, in a process of its own, through FUSE.
 
     python fuse_server.py BACKING MOUNT_POINT
-    stdin:  one JSON object a line: {"op": "write" | "*", "errno": 5, "times": 1 | null} | {"op": ..., "hang": true} | {"clear": true}
+    stdin:  one JSON object a line: {"op": "write" | "*", "errno": 5, "times": 1 | null} | {"clear": true}
+            {"op": ..., "hang": true, "times": 1 | null}
     stdout: "ready" once it serves, "done" once a rule is in force
 
 A hanging operation waits until the rules say otherwise, in the daemon; its caller waits in the kernel, as on a dead NFS
@@ -31,11 +32,13 @@ class Rules:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._rules: dict[str, dict[str, Any]] = {}
+        self._clears = 0
 
     def apply(self, rule: dict[str, Any]) -> None:
         with self._changed:
             if rule.get("clear"):
                 self._rules.clear()
+                self._clears += 1
             else:
                 self._rules[rule["op"]] = rule
             self._changed.notify_all()
@@ -44,13 +47,21 @@ class Rules:
         """Pass, wait, or raise."""
         with self._changed:
             while (rule := self._rules.get(op) or self._rules.get("*")) and rule.get("hang"):
-                self._changed.wait()
+                if rule.get("times"):
+                    self._use(rule)
+                    now = self._clears
+                    self._changed.wait_for(lambda now=now: self._clears > now)  # type: ignore[misc]
+                else:
+                    self._changed.wait()
             if rule and rule.get("times"):
-                rule["times"] -= 1
-                if not rule["times"]:
-                    del self._rules[rule["op"]]
+                self._use(rule)
         if rule:
             raise mfusepy.FuseOSError(rule["errno"])
+
+    def _use(self, rule: dict[str, Any]) -> None:
+        rule["times"] -= 1
+        if not rule["times"]:
+            del self._rules[rule["op"]]
 
 
 class PassThrough(mfusepy.Operations):  # type: ignore[misc]

@@ -141,7 +141,9 @@ class Keeper(Protocol):
         """As in `Appender`."""
 
     def restart(self) -> bool:
-        """Abandon the present worker and start another; False while too many abandoned ones are still stuck, and at rest."""
+        """Abandon the present worker and start another. False at rest, and where too many are stuck: none is started, or the present
+        one is kept.
+        """
 
     def rest(self) -> None:
         """The worker ends behind what it was sent, and no other is started before `wake`: until then every answer is UNAVAILABLE."""

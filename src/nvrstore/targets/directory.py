@@ -4,8 +4,10 @@
                     -> appender workers (one per `start_appender`)
 
 Nothing here opens, stats or lists the directory: a hung mount would take the caller along. What lies below it is found
-out by the keeper. Workers that were given up and are still stuck in the kernel are counted; beyond
-`ABANDONED_WORKERS_MAX` of them no new one is started.
+out by the keeper. Workers that were given up and are still stuck in the kernel are counted: never more than
+`ABANDONED_WORKERS_MAX`, whatever hangs in whatever order. An appender has to be given up when its target is lost, so a
+place is kept for each that lives: with none left, no other is started, and the keeper is not replaced; it goes on when it can.
+Only `close` leaves behind whatever is stuck then.
 """
 
 from __future__ import annotations
@@ -79,9 +81,10 @@ class DirectoryTarget:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
+        self._kept_by: Worker | None = None  # the keeper's worker that was started last, while it is there
         self._flags = 0
         self._storage: dict[str, Any] | None = None
-        self._keeper = KeeperClient(name, self._start_keeper, self._learn)
+        self._keeper = KeeperClient(name, self._start_keeper, self._give_up, self._learn)
 
     @property
     def name(self) -> str:
@@ -161,8 +164,10 @@ class DirectoryTarget:
         self._check_owner()
         with self._lock:
             stuck = self._stuck()
-            if stuck >= ABANDONED_WORKERS_MAX:
-                raise TargetUnavailableError(f"target {self._name!r}: {stuck} workers are stuck in the kernel", target=self._name)
+            if stuck >= ABANDONED_WORKERS_MAX or (kind == "appender" and self._spoken_for() >= ABANDONED_WORKERS_MAX):
+                raise TargetUnavailableError(
+                    f"target {self._name!r}: {stuck} of {len(self._workers)} workers are stuck in the kernel", target=self._name
+                )
             worker: Worker
             if self.isolation is Isolation.THREAD:
                 worker = thread.start(kind, self.path, IDENTITY_PATH, memory_fd=memory_fd, target=self._name)
@@ -177,13 +182,31 @@ class DirectoryTarget:
                     target=self._name,
                 )
             self._workers.append(worker)
+            if kind == "keeper":
+                self._kept_by = worker
             return worker
+
+    def _give_up(self, keeper: Worker) -> bool:
+        """Kill the keeper's worker; False where it would be one too many, should it be stuck: it is left as it is."""
+        with self._lock:
+            self._stuck()
+            lives = keeper in self._workers and not keeper.stamps[wire.ABANDONED]
+            if lives and self._spoken_for() >= ABANDONED_WORKERS_MAX:
+                return False
+            keeper.kill()
+            return True
+
+    def _spoken_for(self) -> int:
+        """How many are given up already, or will have to be when the target is lost."""
+        return sum(worker is not self._kept_by or worker.stamps[wire.ABANDONED] != 0 for worker in self._workers)
 
     def _stuck(self) -> int:
         """Forget workers that are gone; count those that were given up and are not."""
         for worker in [worker for worker in self._workers if worker.gone()]:
             self._flags |= worker.stamps[wire.FLAGS]
             self._workers.remove(worker)
+            if worker is self._kept_by:
+                self._kept_by = None
         return sum(worker.stamps[wire.ABANDONED] != 0 for worker in self._workers)
 
     def _learn(self, answer: Answer) -> None:

@@ -37,8 +37,8 @@ class FaultyTarget:
     def __init__(self, inner: Target, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.inner, self.clock = inner, clock
         self.rules = Rules(self._changed)
-        self._keeper = FaultyKeeper(inner.keeper, self.rules, clock, self._own_stuck)
         self._appenders: weakref.WeakSet[FaultyAppender] = weakref.WeakSet()
+        self._keeper = FaultyKeeper(inner.keeper, self.rules, clock, self._own_stuck, self._spoken_for)
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ class FaultyTarget:
         return self._keeper
 
     def start_appender(self, pool: Pool) -> FaultyAppender:
-        if self._own_stuck() >= ABANDONED_WORKERS_MAX:
+        if self._spoken_for() >= ABANDONED_WORKERS_MAX:
             raise TargetUnavailableError(f"target {self.name!r}: workers are stuck", target=self.name)
         appender = FaultyAppender(self.inner.start_appender(pool), self.rules, self.clock)
         self._appenders.add(appender)
@@ -71,6 +71,10 @@ class FaultyTarget:
 
     def at_rest(self) -> bool:
         return self._own_stuck() == 0 and self.inner.at_rest()
+
+    def _spoken_for(self) -> int:
+        """As in directory.py: given up while they hang, or to be given up when the target is lost."""
+        return sum(appender.stuck() or appender.lives for appender in list(self._appenders)) + self._keeper.stuck()
 
     def close(self, timeout_s: float) -> bool:
         in_order = self._keeper.end()
@@ -146,8 +150,9 @@ class _Item:
 class FaultyKeeper:
     """The keeper of a FaultyTarget."""
 
-    def __init__(self, inner: Keeper, rules: Rules, clock: Clock, all_stuck: Callable[[], int]) -> None:
-        self.inner, self._rules, self._clock, self._all_stuck = inner, rules, clock, all_stuck
+    def __init__(self, inner: Keeper, rules: Rules, clock: Clock, all_stuck: Callable[[], int], spoken_for: Callable[[], int]) -> None:
+        self.inner, self._rules, self._clock = inner, rules, clock
+        self._all_stuck, self._spoken_for = all_stuck, spoken_for
         self._lock = threading.RLock()
         self._line: deque[_Item] = deque()  # from the first that is withheld on
         self._stuck_on: list[Fault] = []
@@ -251,6 +256,10 @@ class FaultyKeeper:
             return len(self._stuck_on)
 
     def restart(self) -> bool:
+        with self._lock:
+            hangs = any(item.withheld is not None and item.withheld.active for item in self._line)
+        if hangs and self._spoken_for() >= ABANDONED_WORKERS_MAX:
+            return False
         waiting = self._give_up()
         for item in waiting:
             _resolve(item.future, Answer(0, UNAVAILABLE))

@@ -199,6 +199,11 @@ class FaultyAppender:
     def wind_up(self) -> None:
         self.inner.wind_up()
 
+    @property
+    def lives(self) -> bool:
+        """Neither given up, ended nor killed."""
+        return not (self._closed or self._killed)
+
     def stuck(self) -> bool:
         """Given up, while a call of it was withheld that still is."""
         return self._stuck_on is not None and self._stuck_on.active

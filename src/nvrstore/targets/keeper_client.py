@@ -4,7 +4,8 @@
 
 The reader thread waits for this worker's answers alone; it touches no target. Larger data travels in one of eight slots
 of 1 MiB: a slot belongs to its request until that is answered, and the slots of an abandoned worker are never used again.
-A worker that died is started anew by the next request, at most once a second.
+A worker that died is started anew by the next request, at most once a second. One that lives is given up only where its
+target allows it (directory.py): else it stays, with all that it was asked.
 
 What was written by a worker that died before its SYNC is unknown for good: SYNC of such a path is answered with EIO, once.
 """
@@ -71,11 +72,13 @@ class _Life:
 
 
 class KeeperClient:
-    """See the module. `start` starts a worker over the given memory, or raises TargetUnavailableError; `learn` is given
-    each new worker's answer to ABOUT, in the reader thread."""
+    """See the module. `start` starts a worker over the given memory, or raises TargetUnavailableError; `give_up` kills one,
+    or says False: it may not be; `learn` is given each new worker's answer to ABOUT, in the reader thread."""
 
-    def __init__(self, target: str, start: Callable[[int], Worker], learn: Callable[[Answer], None]) -> None:
-        self._target, self._start, self._learn = target, start, learn
+    def __init__(
+        self, target: str, start: Callable[[int], Worker], give_up: Callable[[Worker], bool], learn: Callable[[Answer], None]
+    ) -> None:
+        self._target, self._start, self._give_up, self._learn = target, start, give_up, learn
         self._owner = os.getpid()
         self._lock = threading.RLock()
         self._life: _Life | None = None
@@ -130,7 +133,12 @@ class KeeperClient:
 
     def restart(self) -> bool:
         self._check_owner()
-        self._end_life("it was replaced")
+        with self._lock:
+            life = self._life
+            if life is not None and not self._give_up(life.worker):
+                return False
+        if life is not None:
+            self._end_life(life, "it was replaced")
         with self._lock:
             self._started_s = 0.0
             return not self._closed and self._alive()
@@ -148,7 +156,10 @@ class KeeperClient:
 
     def wake(self) -> None:
         self._check_owner()
-        self._end_life("it had not come to rest")
+        with self._lock:
+            life = self._life
+        if life is not None:
+            self._end_life(life, "it had not come to rest")
         with self._lock:
             self._resting, self._started_s = False, 0.0
 
@@ -165,7 +176,7 @@ class KeeperClient:
         _hang_up(life)
         in_order = life.worker.wait(timeout_s)
         reader = life.reader
-        self._end_life("" if in_order else "it did not end in time")
+        self._end_life(life, "" if in_order else "it did not end in time")
         if reader is not None and reader is not threading.current_thread():
             reader.join(timeout_s)
         return in_order
@@ -208,12 +219,12 @@ class KeeperClient:
         finally:
             os.close(fd)
 
-    def _end_life(self, why: str) -> None:
-        """Give the present worker up; everything that was asked of it is unknown."""
+    def _end_life(self, life: _Life, why: str) -> None:
+        """Give a worker up, if it is still the present one; everything that was asked of it is unknown."""
         with self._lock:
-            life, self._life = self._life, None
-            if life is None:
+            if self._life is not life:
                 return
+            self._life = None
             asked = [*life.sent.values(), *self._backlog]
             life.sent.clear()
             self._backlog.clear()
@@ -277,10 +288,7 @@ class KeeperClient:
                     life.greeted = True
                     continue
                 self._answered(life, slot, answer, length)
-        with self._lock:
-            current = self._life is life
-        if current:
-            self._end_life("" if self._closed or self._resting else "it ended")
+        self._end_life(life, "" if self._closed or self._resting else "it ended")
 
     def _answered(self, life: _Life, slot: int, answer: Answer, length: int) -> None:
         with self._lock:

@@ -75,8 +75,7 @@ class MemoryTarget:
         return self._keeper
 
     def start_appender(self, pool: Pool) -> MemoryAppender:
-        if self.workers_stuck() >= ABANDONED_WORKERS_MAX:
-            raise TargetUnavailableError(f"target {self._name!r}: workers are stuck", target=self._name)
+        self.need_place()
         return MemoryAppender(self, pool)
 
     def first_failure_s(self) -> float | None:
@@ -91,6 +90,11 @@ class MemoryTarget:
     def at_rest(self) -> bool:
         with self.lock:
             return all(worker.resting and not worker.line for worker in self._workers)
+
+    def given_up(self) -> int:
+        """Of these, those that were abandoned by their owner, and not killed by somebody else."""
+        with self.lock:
+            return sum(worker.abandoned and bool(worker.line) and not worker.killed for worker in self._workers)
 
     def close(self, timeout_s: float) -> bool:
         for worker in list(self._workers):
@@ -148,8 +152,12 @@ class MemoryTarget:
 
     def kill_workers(self) -> None:
         """All workers die, as by SIGKILL; a call that runs (the target is held) is completed by the kernel later."""
-        for worker in list(self._workers):
-            worker.die(running=self.held)
+        with self.lock:
+            given_up = [worker for worker in self._workers if worker.abandoned]
+            for worker in list(self._workers):
+                worker.die(running=self.held)
+            for worker in self._workers:
+                worker.killed |= worker.abandoned and worker not in given_up
 
     def unmount(self) -> None:
         """The path shows an empty directory from now on; descriptors that are open go on working."""
@@ -159,6 +167,16 @@ class MemoryTarget:
         self.mounted = True
 
     # --- for its workers
+
+    def spoken_for(self) -> int:
+        """Workers that are given up and not gone, and appenders, which will have to be: as in directory.py."""
+        with self.lock:
+            return sum(worker is not self._keeper for worker in self._workers)
+
+    def need_place(self) -> None:
+        """Raises TargetUnavailableError: an appender more could become one too many that is stuck."""
+        if self.spoken_for() >= ABANDONED_WORKERS_MAX:
+            raise TargetUnavailableError(f"target {self._name!r}: workers are stuck", target=self._name)
 
     def next_number(self) -> int:
         self._numbers += 1

@@ -27,7 +27,7 @@ class MemoryKeeper(Line):
 
     def __init__(self, target: MemoryTarget) -> None:
         super().__init__(target)
-        self._closed = False
+        self._closed = self._ended = False
         self._verbs: dict[Verb, Callable[[Request], tuple[int, bytes]]] = {
             Verb.LOOK: self._look,
             Verb.PREPARE: self._prepare,
@@ -51,7 +51,7 @@ class MemoryKeeper(Line):
         if request.verb in APPENDER_VERBS:
             raise ValueError(f"a keeper does not {request.verb.name}")
         future: Future[Answer] = Future()
-        if self._closed or self.resting:
+        if self._closed or self.resting or not self._alive():
             future.set_result(Answer(0, UNAVAILABLE))
             return future
         self.target.enlist(self)
@@ -67,10 +67,11 @@ class MemoryKeeper(Line):
             return Answer(0, UNAVAILABLE)
 
     def restart(self) -> bool:
-        if self.target.workers_stuck() >= ABANDONED_WORKERS_MAX:
-            return False
+        with self.target.lock:
+            if not self._ended and self.target.spoken_for() >= ABANDONED_WORKERS_MAX:
+                return False
         self.die(running=self.target.held)
-        return not self.resting
+        return not self.resting and self._alive()
 
     def rest(self) -> None:
         self.resting = True
@@ -79,6 +80,11 @@ class MemoryKeeper(Line):
         if self.line:
             self.die(running=self.target.held)  # it had not come to rest
         self.resting = False
+
+    def _alive(self) -> bool:
+        """Whether there is a worker, after starting one where there is none."""
+        self._ended &= self.target.workers_stuck() >= ABANDONED_WORKERS_MAX
+        return not self._ended
 
     def close(self, timeout_s: float) -> bool:
         in_order = not self.line
@@ -93,6 +99,7 @@ class MemoryKeeper(Line):
                 ghost = Ghost(self)
                 ghost.line.append(outstanding[0])
             self.line.clear()
+            self._ended = True
             self.target.dismiss(self)
         for pending in outstanding:
             pending.deliver(Answer(pending.number, UNAVAILABLE))

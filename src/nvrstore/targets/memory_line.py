@@ -38,6 +38,7 @@ class Line:
         self.abandoned = False
         self.dead = False
         self.resting = False  # takes nothing more; what it has is finished
+        self.killed = False  # abandoned because somebody killed it
         self.failed_s: float | None = None  # as FAILED_NS of a real worker's stamps
         target.enlist(self)
 
