@@ -41,6 +41,7 @@ BURST_S: Final = 3.0  # what is over the buffer's bound may stay so long in wind
 
 # --- workers
 KEEPER_PIECE_BYTES: Final = MIB  # keepers read, copy and mend in pieces of this size, and look between pieces
+YIELD_S: Final = 0.25  # a keeper's piece of a resync waits so long for live batches at most: read and written, 2 MiB/s at the least
 MESSAGE_BYTES_MAX: Final = 60_000  # one request or answer over SOCK_SEQPACKET; well under the default socket buffer
 ABANDONED_WORKERS_MAX: Final = 2  # per target; more are not started while these are stuck in the kernel
 WORKER_HELLO_S: Final = 5.0  # a started worker says hello within this, or it counts as failed

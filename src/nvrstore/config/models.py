@@ -154,7 +154,7 @@ class JournalConfig(Table):
     volume_bytes: Bytes | None = None  # None: about a minute of throughput
     volume_age_s: Seconds = VOLUME_AGE_S
     rebuild_after_s: SecondsOrZero = 1200.0
-    resync_bps: Annotated[int, Field(strict=True, gt=0)] | None = None  # None: what live writing leaves over
+    resync_bps: Annotated[int, Field(strict=True, gt=0)] | None = None  # None: all but the time in which live batches are on their way
     takeover_s: Seconds = 60.0
 
     @model_validator(mode="before")

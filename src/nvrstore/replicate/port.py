@@ -272,6 +272,11 @@ class Port:
         return self.up and not self._queue and len(self._flying) < IN_FLIGHT_MAX
 
     @property
+    def busy(self) -> bool:
+        """Whether a live write is on its way or waits: asked from other threads, too."""
+        return bool(self._flying or self._queue)
+
+    @property
     def backlog_bytes(self) -> int:
         """Bytes that wait for this target, submitted or not."""
         return sum(op.request.length for op in (*self._queue, *self._flying.values()))  # copied at once: `status` asks from other threads
@@ -314,7 +319,7 @@ class Port:
     def look_if_idle(self, tick_s: float) -> None:
         """A tick has gone by in which nothing had to be written: look, as nothing else would notice now that it is broken."""
         now_s = self._clock.monotonic_s()
-        busy = self._queue or self._flying or self._look_since_s is not None or self.resting
+        busy = self.busy or self._look_since_s is not None or self.resting
         if self.appender is not None and not busy and now_s - self._called_s >= tick_s - IDLE_SLACK_S:
             self._send_look(now_s)
 

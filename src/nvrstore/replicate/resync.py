@@ -6,7 +6,7 @@
 
 Nothing is ever overwritten here: what differs is a conflict, and is reported. What has expired, or was never wanted on
 a target, is not copied. A copy that was interrupted is continued. How fast all this goes is the driver's business:
-`Pace` says how long to wait after each call; live writes have workers of their own.
+`Pace` says how long to wait after each call; live writes have workers of their own, and come first (upkeep/yielding.py).
 """
 
 from __future__ import annotations

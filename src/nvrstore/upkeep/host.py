@@ -87,19 +87,19 @@ class Runner:
         self._targets, self._suspect = targets, suspect
         self.stopping = threading.Event()
 
-    def run(self, steps: Steps[T], *, between: Callable[[], object] = lambda: None) -> T:
+    def run(self, steps: Steps[T], *, between: Callable[[Call], object] = lambda call: None) -> T:
         """Drive `steps` to their end. Raises ClosedError when the recorder stops meanwhile, and whatever the steps raise.
 
-        `between` is called before every call: it may wait (a throttle) or raise (the target is no member any more).
+        `between` is called before every call: it may wait, until `stopping` at the latest.
         What calls name as `ahead` is begun early.
         """
         early: dict[tuple[object, ...], tuple[Call, Future[Answer]]] = {}  # begun before they were asked for; a call keeps its bytes
         try:
             call = next(steps)
             while True:
+                between(call)
                 if self.stopping.is_set():
                     raise ClosedError("the recorder is stopping")
-                between()
                 begun = early.pop(call.key, None)
                 future = begun[1] if begun else self._submit(call)
                 if call.ahead:

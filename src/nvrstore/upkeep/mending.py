@@ -1,19 +1,19 @@
 """Recovery and resync on a running recorder: round after round, until every member lacks nothing.
 
     survey of the targets that answer -> plan -> recover what an earlier session, or a lost member, left open
-                                              -> copy what a member lacks, newest first, throttled
+                                              -> copy what a member lacks, newest first
                                               -> what the refuge holds and every member has now: released
                                               -> a member that lacks nothing: SYNCED
 
-Recording never waits for any of it. What recovery finds goes to the catalog, and from there into the ledger (downtime.py).
+Recording never waits for any of it, and all of it lets live batches pass (yielding.py). What recovery finds goes to the catalog,
+and from there into the ledger (downtime.py).
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
@@ -38,8 +38,11 @@ from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.pruning import Pruning
 from nvrstore.upkeep.retention import RETENTION_GAP
 from nvrstore.upkeep.unclosed import Heard, Unclosed
+from nvrstore.upkeep.yielding import Yielding
 
 log = get_logger("upkeep.mending")
+
+T = TypeVar("T")
 
 _STATES: Final = {
     CopyStatus.WHOLE: CopyState.COMPLETE,
@@ -107,7 +110,7 @@ class Mending:
         names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
         busy, begun = host.hub.ask(lambda: (engine.paths_in_use(), {lane.number: lane.begun for lane in engine.lanes}))
         asked = heard(engine, names)  # before the survey: who leaves from here on has to come back by other workers
-        seen = self._runner.run(survey(names, journal, _known(infos)))
+        seen = self._run(engine, names, survey(names, journal, _known(infos)))
         answered = [asked[name] for name in seen.answered]
         # What was opened while the survey went on is no leftover, whether it is still written or not.
         busy |= host.hub.ask(engine.paths_in_use) | begun_since(seen, writer_tag(host.session), begun)
@@ -119,7 +122,7 @@ class Mending:
         work = bool(plan.recover or plan.copies)
         for volume in plan.recover:
             self._recover(engine, volume, seen, answered)
-        self._adopt_unknown(journal, seen, infos, busy)
+        self._adopt_unknown(engine, seen, infos, busy)
         told = self._downtime.tell(journal)
         if plan.copies:
             self._copy(engine, plan.copies)
@@ -132,6 +135,12 @@ class Mending:
         else:
             self._settled.add(journal)
             self._looked_through(engine, seen)
+
+    def _run(self, engine: JournalEngine, targets: Collection[str], steps: Steps[T], pace: Pace | None = None) -> T:
+        """Steps that read and write these targets, beside what is recorded to them."""
+        ports = [engine.ports[name] for name in targets]
+        yielding = Yielding(self._host.clock, self._runner.stopping.wait, lambda: any(port.busy for port in ports), pace)
+        return self._runner.run(steps, between=yielding)
 
     def _looked_through(self, engine: JournalEngine, seen: Survey) -> None:
         """Nothing is left to do for a journal. Once that holds for all, the catalog of a recorder that was killed is whole again."""
@@ -214,14 +223,16 @@ class Mending:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
         self._pruning.recovering = {volume.volume_id, volume.name.path}
-        done = self._runner.run(
+        done = self._run(
+            engine,
+            {*volume.copies, *seen.answered},
             recover_volume(
                 volume,
                 own=engine.spec.claim,
                 configured=configured,
                 answered=seen.answered,
                 in_place_ok=lambda target, path: self._in_place_ok(engine, target, path),
-            )
+            ),
         )
         self._pruning.recovering = set()
         self.recovered += 1
@@ -256,9 +267,9 @@ class Mending:
             if copy.status is CopyStatus.CONFLICT:
                 self._alarm(f"{done.path} on target {target!r} holds other bytes than its peers; nothing was overwritten")
 
-    def _adopt_unknown(self, journal: str, seen: Survey, infos: Iterable[VolumeInfo], busy: set[str]) -> None:
+    def _adopt_unknown(self, engine: JournalEngine, seen: Survey, infos: Iterable[VolumeInfo], busy: set[str]) -> None:
         """Whole volumes that the catalog lacks, or knows in part: it is new, was lost, dropped rows, or its writer was killed."""
-        host = self._host
+        host, journal = self._host, engine.spec.name
         stale = set(host.catalog.stale_volumes())
         known = {info.volume_id: info for info in infos if info.closed and not info.stale and info.volume_id not in stale}
         for volume in seen.volumes:
@@ -271,7 +282,7 @@ class Mending:
                 continue
             target, copy = next(iter(volume.copies.items()))
             try:
-                scan = self._runner.run(scan_copy(target, copy.path, copy.size))
+                scan = self._run(engine, [target], scan_copy(target, copy.path, copy.size))
             except TargetError as error:
                 log.warning("volume.unread", path=copy.path, target=target, reason=str(error))
                 continue
@@ -303,7 +314,6 @@ class Mending:
         host, journal = self._host, engine.spec.name
         bps = host.config.journal(journal).resync_bps
         pace = Pace(bps / 8) if bps else None
-        pause = threading.Event()
         progress = Progress()
         expect(progress, jobs)
         self._begun_s[journal] = host.clock.monotonic_s()
@@ -315,7 +325,7 @@ class Mending:
             if expired(job.volume.name, self._floors(journal), job.target):
                 progress.bytes_total -= job.bytes
                 continue  # a floor that this round's recovery brought to light
-            report = self._runner.run(_paced(resync([job], own=engine.spec.claim, progress=progress), pace, host, pause))
+            report = self._run(engine, {*job.sources, job.target}, resync([job], own=engine.spec.claim, progress=progress), pace)
             for copied in report.copied:
                 self.copied += 1
                 state = CopyState.DAMAGED if copied.damage else CopyState.COMPLETE
@@ -369,20 +379,3 @@ def _records(batches: Iterable[Batch]) -> list[Record]:
 def _unlink(target: str, path: str) -> Steps[bool]:
     answer = yield Call(target, Request(Verb.UNLINK, path))
     return answer.ok
-
-
-def _paced(steps: Steps[Any], pace: Pace | None, host: UpkeepHost, pause: threading.Event) -> Steps[Any]:
-    """The same steps, with the pauses that their pace asks for."""
-    try:
-        call = next(steps)
-        while True:
-            answer = yield call
-            if pace is not None:
-                delay_s = pace.delay_s(call, host.clock.monotonic_s())
-                if delay_s > 0:
-                    pause.wait(delay_s)
-            call = steps.send(answer)
-    except StopIteration as stop:
-        return stop.value
-    finally:
-        steps.close()
