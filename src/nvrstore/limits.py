@@ -37,7 +37,7 @@ FRAGMENT_S: Final = 1.0
 SEGMENT_S: Final = 10.0
 IN_FLIGHT_MAX: Final = 2  # batches submitted per target over all lanes: all that an abandoned worker can pin
 BUFFER_BYTES_MIN: Final = 64 * MIB
-BURST_S: Final = 3.0  # what is over the buffer's bound in windows, which bound it too, may stay so long: a change of set lies within
+BURST_S: Final = 3.0  # what is over the buffer's bound may stay so long in windows, which bound it too, and while the set changes
 
 # --- workers
 KEEPER_PIECE_BYTES: Final = MIB  # keepers read, copy and mend in pieces of this size, and look between pieces

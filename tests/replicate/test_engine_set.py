@@ -87,10 +87,10 @@ def test_a_full_target_calls_retention_and_is_not_lost_while_that_helps() -> Non
         rig.targets["a"].fault = failing(Verb.PREPARE, code=errno.ENOSPC)
         for lane in rig.engine.lanes:
             lane.cut()
-        rig.run(5)
+        rig.run(2)
         for lane in rig.engine.lanes:
             lane.cut()
-        rig.run(5)
+        rig.run(2.5)
         assert "a" in rig.heard.spaces
         assert rig.states()["a"] == "synced"
         rig.targets["a"].fault = None

@@ -347,7 +347,7 @@ class Node:
         self.world.begun(self)
 
     def _hear_losses(self, engine: JournalEngine) -> None:
-        told = engine._losses.dropped
+        told = engine._bound._losses.dropped
 
         def dropped(fragment: Fragment) -> Gap | None:
             identity = (fragment.track.stream, fragment.session, fragment.index)
@@ -356,7 +356,7 @@ class Node:
             self.world.checks.dropping(self)
             return told(fragment)
 
-        engine._losses.dropped = dropped  # type: ignore[method-assign]
+        engine._bound._losses.dropped = dropped  # type: ignore[method-assign]
 
     # --- Observer: what the engine says goes to the checks, the catalog and the wishes
 

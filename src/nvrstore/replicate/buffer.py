@@ -11,10 +11,10 @@ Used by the engine's thread only.
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Callable
 
 from nvrstore.extents import Extent, Loan, Memory
-from nvrstore.limits import BUFFER_BYTES_MIN, BURST_S
+from nvrstore.limits import BUFFER_BYTES_MIN
 from nvrstore.targets.pool import Pool
 
 
@@ -54,7 +54,7 @@ class ReplayBuffer:
         self.pool = pool
         self.bytes_max = max(bytes_max, min(BUFFER_BYTES_MIN, pool.size))
         self.waiting_bytes = 0
-        self._full_s = inf  # since when it is
+        self.holders: list[Callable[[], int]] = []  # how much of it each journal holds
 
     @property
     def bytes(self) -> int:
@@ -65,16 +65,10 @@ class ReplayBuffer:
     def full(self) -> bool:
         return self.bytes >= self.bytes_max
 
-    def over(self, now_s: float) -> bool:
-        """Whether something has to go now: it is full; where there are windows, for BURST_S already, as they bound it, too.
-
-        What workers laid out while this process stood still comes all at once, and the targets are to have it first.
-        """
-        if not self.full:
-            self._full_s = inf
-        elif self._full_s == inf:
-            self._full_s = now_s
-        return now_s - self._full_s >= (BURST_S if self.pool.windows else 0.0)
+    @property
+    def most_held(self) -> int:
+        """Bytes of the journal that holds most."""
+        return max((held() for held in self.holders), default=0)
 
     def hold(self, length: int) -> Held | None:
         """An extent for `length` bytes with one use, or None when there is no room."""

@@ -25,8 +25,8 @@ from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
 from nvrstore.journal.records import pack_record
 from nvrstore.limits import MIB, VOLUME_BYTES_MAX, VOLUME_BYTES_MIN, VOLUME_SHARE_MAX, VOLUME_SPAN_S, VOLUMES_SHARE_MAX
-from nvrstore.losses import Losses
 from nvrstore.model import Commit, Epoch, Media, MemberRef, Record, RecordKind, Role, TrackKey, new_id
+from nvrstore.replicate.bound import Bound
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.contract import JournalSpec, Observer
 from nvrstore.replicate.engine_status import engine_status
@@ -63,18 +63,18 @@ class JournalEngine:
         self.watch = Watch(self)
         self.lanes: list[Lane] = []
         self._lane_of: dict[TrackKey, Lane] = {}
-        self._set = 0
-        self.set_durable = 0
+        self._set = self.set_durable = 0
+        self.set_since_s = float("-inf")
         self._primary: str | None = None
         self._refuge = False
         self._members: list[MemberRef] = []
         self._alone_since_s: float | None = now_s
         self._started_s, self._formed = now_s, False
         self.standing_state = Standing()
-        self._losses = Losses("no target and no refuge could take it")
         self._left: dict[tuple[str, str], int] = {}  # copies that were given up while open: under which generation of the port
         self.lost_at_s: float | None = None
         self._stopping = self._ended = False
+        self._bound = Bound(self)
         self.commit_latencies = Latencies(1024)
         self.commits = 0
 
@@ -121,7 +121,7 @@ class JournalEngine:
         if target in self.watch.places:
             self.watch.happen(target, Event.STALE, why)
         body = {"target": target, "volume": header.volume_id, "path": volume_path(header), "why": why}
-        self._own_record(Record(RecordKind.VOLUME_ABANDONED, new_id(), body))
+        self.own_record(Record(RecordKind.VOLUME_ABANDONED, new_id(), body))
 
     def committed(self, commit: Commit, batch: Batch, latency_s: float) -> None:
         self.commits += 1
@@ -142,11 +142,11 @@ class JournalEngine:
         self._form(now_s)
         self._watch_refuge(resumed_s)
         self._find_refuge(now_s)
-        self._bound()
         if self.lost_at_s is not None and not any(lane.owes for lane in self.lanes):
             self.lost_at_s = now_s  # the time to recovery begins when there is something to commit
         for lane in sorted(self.lanes, key=lambda lane: lane.built_s):  # who waits longest for a target that is busy has the next place
             lane.step(now_s, flush=self._stopping)
+        self._bound.step(now_s)
         for member in self._members if self._lane_of else ():
             self.ports[member.target].look_if_idle(self.spec.tick_s)
 
@@ -161,14 +161,11 @@ class JournalEngine:
             self._lane(track, group).declare(track, name, config)
         for fragment in taken.fragments:
             self._lane(fragment.track).put(fragment)
-            if self._losses and self.buffer.bytes <= self.buffer.bytes_max // 2:
-                gap = self._losses.over(fragment.track.stream)
-                if gap is not None:
-                    self._own_record(gap.record())
+            self._bound.came(fragment)
         for record in taken.records:
-            self._own_record(record)
+            self.own_record(record)
 
-    def _own_record(self, record: Record) -> None:
+    def own_record(self, record: Record) -> None:
         try:
             pack_record(record)
         except (ValueError, TypeError) as error:
@@ -211,6 +208,7 @@ class JournalEngine:
     def _change_set(self, *, without: str | None = None) -> None:
         """Set + 1: new members, every lane cut. `without` left: nothing it acknowledged counts any longer."""
         self._set += 1
+        self.set_since_s = self.clock.monotonic_s()
         states = self.states()
         self._primary = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
         self._members = self._named(states)
@@ -293,25 +291,6 @@ class JournalEngine:
             for lane in self.lanes:
                 lane.leave(refuge, self._set)
 
-    def _bound(self) -> None:
-        """At the buffer's bound the laggard leaves; with nobody left, the oldest goes into the ledger."""
-        if not self.buffer.over(self.clock.monotonic_s()):
-            return
-        members = [m.target for m in self._members if m.role is not Role.REFUGE]
-        if members:
-            laggard = max(members, key=lambda name: self.ports[name].backlog_bytes)
-            if self.ports[laggard].backlog_bytes > 0:
-                self.watch.lose(laggard, "it lags behind by all that the replay buffer holds")
-                return
-        while self.buffer.full:
-            lane = max(self.lanes, key=lambda lane: lane.waiting.bytes, default=None)
-            fragment = lane.drop_oldest() if lane is not None else None
-            if fragment is None:
-                return
-            gap = self._losses.dropped(fragment)
-            if gap is not None:
-                self._own_record(gap.record())
-
     # --- what others ask for (in the engine's thread: see hub.call)
 
     def synced(self, target: str) -> None:
@@ -349,7 +328,7 @@ class JournalEngine:
 
     def clock_stepped(self, seconds: float) -> None:
         """The wall clock stepped: new volumes get a new origin."""
-        self._own_record(Record(RecordKind.CLOCK_STEP, new_id(), {"seconds": seconds, "utc_ns": self.clock.utc_ns()}))
+        self.own_record(Record(RecordKind.CLOCK_STEP, new_id(), {"seconds": seconds, "utc_ns": self.clock.utc_ns()}))
         for lane in self.lanes:
             lane.cut()
 
@@ -390,7 +369,7 @@ class JournalEngine:
 
     def paths_in_use(self) -> set[str]:
         """Volumes that are being written: upkeep leaves them alone."""
-        return {path for lane in self.lanes for path in lane.paths_in_use()}
+        return {volume.path for lane in self.lanes for volume in lane.volumes()}
 
     def states(self) -> dict[str, State]:
         return {name: place.state for name, place in self.watch.places.items()}

@@ -14,7 +14,7 @@ import os
 from collections.abc import Hashable, Iterable
 from typing import Final
 
-from nvrstore.journal.batch import VolumeBuilder, fragment_of
+from nvrstore.journal.batch import VolumeBuilder
 from nvrstore.journal.model import VolumeHeader, VolumeTrack
 from nvrstore.journal.names import volume_path
 from nvrstore.limits import BATCH_BYTES_CUT, CUT_COALESCE_S, LANE_TRACKS_MAX, ORIGIN_MARGIN_S
@@ -114,6 +114,7 @@ class Lane:
             for copy in volume.copies.values():
                 if copy.state is CopyState.PREPARING:
                     self._send_open(volume, copy)
+            self._prepared.give_up(volume, now_s)
 
     # --- open and cut
 
@@ -336,13 +337,11 @@ class Lane:
         self._owe(volume, volume.leave(target, set_needed))
 
     def _owe(self, volume: OpenVolume, orphans: Iterable[Submitted]) -> None:
-        """Put the contents of batches that no copy has back in front of the queue (copied: their extents may be pinned)."""
+        """Put the contents of batches that no copy has back in front of the queue."""
         fragments: list[Fragment] = []
         records: list[Record] = []
         for sub in orphans:
-            copied = memoryview(bytes(sub.held.view[: sub.batch.length]))
-            owed = [fragment_of(entry, copied, volume.header) for entry in sub.batch.entries]
-            self._debts.owe(owed, sub.order)
+            self._debts.owe(owed := sub.fragments(volume.header), sub.order)
             fragments.extend(owed)
             records.extend(sub.batch.records)
             sub.held.drop()
@@ -379,10 +378,6 @@ class Lane:
         """Nothing more is opened: give the prepared files back."""
         self._prepared.drop()
         self._ended = True
-
-    def paths_in_use(self) -> list[str]:
-        """Volumes that upkeep must not touch."""
-        return [volume.path for volume in self.volumes()]
 
     @property
     def begun(self) -> int:

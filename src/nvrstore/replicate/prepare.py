@@ -19,6 +19,7 @@ from typing import Final
 from nvrstore.journal.names import next_path, volume_day
 from nvrstore.replicate.contract import LaneHost
 from nvrstore.replicate.port import Port
+from nvrstore.replicate.volume import CopyState, OpenVolume
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Request, Verb
 from nvrstore.telemetry import get_logger
 
@@ -26,6 +27,7 @@ log = get_logger("replicate.prepare")
 
 RETRY_S: Final = 0.25
 FULL_S: Final = 20.0  # retention deletes by whole volumes in milliseconds; after this long it has nothing left to delete
+FULL_STALL_S: Final = 3.0  # where another member has the volume already, its commits wait only so long for that
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -71,6 +73,11 @@ class Preparer:
     @property
     def ready(self) -> bool:
         return self._path is not None and self._generation == self._port.generation
+
+    @property
+    def full(self) -> bool:
+        """Whether the last file that was wanted found no space."""
+        return self._full_since_s is not None
 
     def take(self) -> str | None:
         """The prepared file's path, which is the caller's from now on; None while there is none."""
@@ -130,6 +137,16 @@ class Preparers:
                 utc_ns=host.clock.utc_ns,
             )
         return found
+
+    def give_up(self, volume: OpenVolume, now_s: float) -> None:
+        """A full member, of which retention frees nothing, holds up what another one has: it leaves like one that is too slow."""
+        if not any(copy.state is CopyState.OPEN for copy in volume.copies.values()):
+            return
+        for copy in volume.copies.values():
+            port = self._host.ports[copy.target]
+            waited = now_s - volume.opened_s > max(FULL_STALL_S, port.deadlines.lost_s)
+            if waited and copy.state is CopyState.PREPARING and self.on(copy.target).full:
+                port.fail("full: no new volume can be prepared, and the others wait for it", errno.ENOSPC)
 
     def drop(self) -> None:
         """Give all prepared files back."""

@@ -12,9 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from nvrstore.journal.batch import VolumeBuilder
+from nvrstore.journal.batch import VolumeBuilder, fragment_of
 from nvrstore.journal.model import Batch, VolumeHeader
-from nvrstore.model import TrackKey
+from nvrstore.model import Fragment, TrackKey
 from nvrstore.replicate.buffer import Held
 from nvrstore.replicate.port import Op
 
@@ -59,6 +59,11 @@ class Submitted:
     built_s: float
     committed: bool = False
 
+    def fragments(self, header: VolumeHeader) -> list[Fragment]:
+        """What it holds, copied: whoever still writes it may pin its extent."""
+        copied = memoryview(bytes(self.held.view[: self.batch.length]))
+        return [fragment_of(entry, copied, header) for entry in self.batch.entries]
+
 
 @dataclass(slots=True)
 class OpenVolume:
@@ -87,6 +92,16 @@ class OpenVolume:
     @property
     def open_on(self) -> list[str]:
         return [copy.target for copy in self.copies.values() if copy.state in (CopyState.OPEN, CopyState.CLOSED)]
+
+    @property
+    def held_bytes(self) -> int:
+        """Of the buffer: what is not settled yet."""
+        return sum(sub.held.extent.length for sub in self.submitted)
+
+    def deferred_bytes(self, target: str) -> int:
+        """What waits for its file on a target, which is not prepared yet."""
+        copy = self.copies.get(target)
+        return sum(op.request.length for op in copy.deferred) if copy is not None else 0
 
     def leave(self, target: str, set_needed: int | None) -> list[Submitted]:
         """`target` no longer counts. Returns the batches that no copy has or will have: they are owed again.
