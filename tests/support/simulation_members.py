@@ -24,7 +24,7 @@ from nvrstore.journal.model import Batch
 from nvrstore.limits import LOOK_FRESH_S, LOOK_S
 from nvrstore.model import Medium
 from nvrstore.replicate.places import FLAP_S
-from nvrstore.replicate.prepare import FULL_S
+from nvrstore.replicate.prepare import FULL_STALL_S
 
 if TYPE_CHECKING:
     from tests.support.simulation_node import Node
@@ -112,8 +112,8 @@ class MemberChecks:
                 continue
             view = self.world.views[node.who][target]
             well_s = now_s - max(oldest_s, view.troubled_s, node.thawed_s, self._records_s(node, target))
-            self.delay_s = max(self.delay_s, well_s - (FULL_S if self.world.full else 0.0))
-            if well_s > DELAY_S + (FULL_S if self.world.full else 0.0):  # room is waited for, as retention makes it
+            self.delay_s = max(self.delay_s, well_s - (FULL_STALL_S if self.world.full else 0.0))
+            if well_s > DELAY_S + (FULL_STALL_S if self.world.full else 0.0):  # room is waited for, as retention makes it
                 waits = next(iter(node.due))
                 self.world.checks.fail("promise 2, I24", f"{waits} waits for {well_s:.1f} s, and {target} is well and records")
 

@@ -22,6 +22,7 @@ from nvrstore.failover.machine import Event
 from nvrstore.journal import scan
 from nvrstore.journal.scan import ScanResult
 from nvrstore.replicate import copying, recover, resync
+from nvrstore.replicate.bound import Bound
 from nvrstore.replicate.buffer import Held, ReplayBuffer
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.lane import Lane
@@ -155,15 +156,10 @@ def wait_for_the_dead() -> Iterator[None]:
 def drop_though_one_could_take_it() -> Iterator[None]:
     """At the buffer's bound footage goes, and not the laggard."""
 
-    def generous(self: JournalEngine) -> None:
-        while self.buffer.full:
-            lane = max(self.lanes, key=lambda lane: lane.waiting.bytes, default=None)
-            fragment = lane.drop_oldest() if lane is not None else None
-            if fragment is None:
-                return
-            self._losses.dropped(fragment)
+    def generous(self: Bound, now_s: float) -> None:
+        self._drop()
 
-    with mock.patch.object(JournalEngine, "_bound", generous):
+    with mock.patch.object(Bound, "step", generous):
         yield
 
 
