@@ -104,6 +104,8 @@ class MemberChecks:
         for view in self.world.views[node.who].values():
             if not view.well:
                 view.troubled_s = now_s
+            if self.world.faults.slow(view):
+                node.slowed_s = now_s  # who is only slow is waited for until the buffer is full
         oldest_s = next(iter(node.due.values()), None)
         if oldest_s is None or node.engine is None:
             return
@@ -111,7 +113,7 @@ class MemberChecks:
             if state not in _RECORDS or node.engine.fenced:
                 continue
             view = self.world.views[node.who][target]
-            well_s = now_s - max(oldest_s, view.troubled_s, node.thawed_s, self._records_s(node, target))
+            well_s = now_s - max(oldest_s, view.troubled_s, node.thawed_s, node.slowed_s, self._records_s(node, target))
             self.delay_s = max(self.delay_s, well_s - (FULL_STALL_S if self.world.full else 0.0))
             if well_s > DELAY_S + (FULL_STALL_S if self.world.full else 0.0):  # room is waited for, as retention makes it
                 waits = next(iter(node.due))

@@ -163,7 +163,7 @@ class Node:
         self.next_index: dict[str, int] = {}
         self.due: dict[tuple[str, int, int], float] = {}  # what waits to be stored or dropped, and since when: the oldest first
         self.told = Told()
-        self.thawed_s = self.clock.monotonic_s()
+        self.thawed_s = self.slowed_s = self.clock.monotonic_s()
         self.spaces: set[str] = set()
         self.worker_locks = {name for name, view in self.views.items() if view.quiet}
         self._wishes: dict[tuple[str, ...], Script] = {}
