@@ -1,9 +1,11 @@
 """What must hold whatever happens: the checks of a simulation. Each names the invariant that it watches.
 
     promise 1 kept · 2 uninterrupted · 3 honest · 4 checkable · 5 single-minded
+    in simulation_members.py: I8 claims · I16 nothing behind a failed write · I24 delay · I25 flapping · I26 false alarms · I29 said before
+    I27 has no check of its own: under the fault "clock-step" all the others hold
     I1 durability · I2 no acknowledgement before the sync · I3 contiguous · I4/I5 nothing vanishes unsaid · I6 unique
     I7 terms rise · I9 a lower term is not accepted again · I10 closed is immutable · I11 only the owner destroys
-    I12 retention · I13 copies equal · I14 union · I15 in-sync first · I16 no trust after a failed sync
+    I12 retention · I13 copies equal · I14 union · I15 in-sync first
     I17 nothing committed is cut · I19 recovery is idempotent · I22/I23 bounds · I28 recording resumes
 
 Cheap ones run when a thing happens (an acknowledgement, a call that is carried out) and after every step; the whole content
@@ -16,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tests.support.simulation_disks import View
+from tests.support.simulation_members import MemberChecks
 from tests.support.volumes import scan
 
 from nvrstore.checksum import crc32c
@@ -50,6 +53,7 @@ class Checks:
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.members = MemberChecks(world)
         self.acked: set[Identity] = set()
         self.kept_in_refuge: set[Identity] = set()
         self.records: dict[tuple[int, str], Record] = {}
@@ -77,6 +81,7 @@ class Checks:
         if key.term <= last:
             self.fail("I7", f"{node.who} claims term {key.term} after {last}")
         self.terms[node.recorder_id] = key.term
+        self.members.claimed(node, key)
 
     def highest(self, disk: str) -> tuple[ClaimKey | None, float]:
         files = self.world.disks[disk].files
@@ -182,6 +187,9 @@ class Checks:
 
     def stored(self, node: Node, header: VolumeHeader, path: str, batch: Batch, targets: Sequence[str], commit: Commit | None) -> None:
         identities = [(header.tracks[entry.track_id - 1].track.stream, entry.session, entry.index) for entry in batch.entries]
+        self.members.stored(node, path, batch, targets, committed=commit is not None)
+        for identity in identities:
+            node.due.pop(identity, None)
         for target in targets:
             self._durable(target if target != "refuge" else f"refuge-{node.who}", path, batch)
         if commit is None:
@@ -189,7 +197,6 @@ class Checks:
             self.kept_in_refuge.update(identities)
             return
         self.acks += 1
-        node.last_commit_s = self.world.now_s
         self._lawful(node, header, path, targets)
         for identity in identities:
             # Once more in another volume is how what only a lost target had is brought to the others.
@@ -315,6 +322,7 @@ class Checks:
             engine = node.engine
             if engine is None or node.frozen:
                 continue
+            self.members.step(node)
             bound = self.world.plan.pool_bytes
             burst = sum(window.length for window in node.pool.windows)  # what was laid out while it was frozen
             if node.buffer.bytes > bound + SLACK_BYTES + burst:
@@ -386,6 +394,8 @@ class Checks:
             if known is not None and known[1] != data:
                 self.fail("I10", f"{path} on {name} was closed with other bytes")
             for batch in result.batches:
+                if not self._whole(bytearray(data), batch):
+                    self.fail("I18, promise 4", f"batch {batch.number} of {path} on {name} is not what its checksums say")
                 for record in batch.records:
                     records[record.kind, record.id] = record
                 for entry in batch.entries:

@@ -46,17 +46,41 @@ class Disk:
 
 
 class View(MemoryTarget):
-    """One recorder's way to a disk. `rule` says which requests fail, with which error number."""
+    """One recorder's way to a disk."""
 
     def __init__(self, disk: Disk, who: str, clock: ManualClock, carried: Carried, rng: Random) -> None:
         super().__init__(disk.name, id=disk.id, blank=True, clock=clock, capacity_bytes=1024 * GIB)
         self.files = disk.files
         self.disk, self.who = disk, who
-        self.rule: Callable[[Request], int] | None = None
+        self.troubled_s = float("-inf")  # when something was last wrong with it (monotonic)
+        self._rule: Callable[[Request], int] | None = None
         self.fault = self._about_to
+        self.failed_at: dict[str, int] = {}  # by volume's path: from where on a write or sync failed
         self.written: dict[int, tuple[Request, Pool, int]] = {}  # what a write was given: its memory may not change
         self._carried, self._rng = carried, rng
         disk.views.append(self)
+
+    @property
+    def rule(self) -> Callable[[Request], int] | None:
+        """Which requests fail, with which error number."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: Callable[[Request], int] | None) -> None:
+        self._rule, self.troubled_s = rule, self.clock.monotonic_s()
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.held and self.rule is None and self.mounted
+
+    def kill_workers(self) -> None:
+        super().kill_workers()
+        self.troubled_s = self.clock.monotonic_s()
+
+    def crash(self, rng: Random | None = None) -> None:
+        super().crash(rng)
+        self.troubled_s = self.clock.monotonic_s()
 
     def start_appender(self, pool: Pool) -> MemoryAppender:
         self.need_place()
@@ -94,9 +118,18 @@ class _Appender(MemoryAppender):
     def __init__(self, view: View, pool: Pool) -> None:
         super().__init__(view, pool)
         self._view = view
+        self._paths: dict[int, str] = {}  # by handle
 
     def submit(self, request: Request) -> int:
         if request.verb in WRITES and not (self.dead or self.abandoned):
             # The request itself is kept, so that its id is nobody else's.
             self._view.written[id(request)] = (request, self._pool, crc32c(self._pool.view(Extent(request.extent, request.length))))
+        if request.verb is Verb.OPEN:
+            self._paths[request.handle] = request.path2
         return super().submit(request)
+
+    def failed(self, request: Request) -> None:
+        super().failed(request)
+        path = self._paths.get(request.handle)
+        if path is not None and request.verb in WRITES:
+            self._view.failed_at[path] = min(request.offset, self._view.failed_at.get(path, request.offset))

@@ -166,6 +166,9 @@ class Faults:
             self._slow.pop(id(view), None)
             view.release()
 
+    def slow(self, view: View) -> bool:
+        return view.held and id(view) in self._slow
+
     def dribble(self) -> None:
         """Slow targets do a little."""
         for views in self.world.views.values():

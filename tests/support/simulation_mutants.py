@@ -2,7 +2,8 @@
 
 acknowledge early · reuse memory · give it back too early · believe a failed sync · ignore the term · prune whatever others own
 cut below what was committed · bring back what expired · say nothing about what was dropped · commit out of order
-recover what is being written
+recover what is being written · wait for the dead · drop though one could take it · condemn at once · come back at once
+say nothing of a lost member · believe headers alone
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from unittest import mock
 
 from nvrstore import losses
 from nvrstore.extents import Loan
+from nvrstore.failover.detector import Health, Verdict
+from nvrstore.failover.machine import Event
+from nvrstore.journal import scan
 from nvrstore.journal.scan import ScanResult
-from nvrstore.replicate import recover, resync
+from nvrstore.replicate import copying, recover, resync
+from nvrstore.replicate.bound import Bound
 from nvrstore.replicate.buffer import Held, ReplayBuffer
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.lane import Lane
@@ -140,12 +145,73 @@ def recover_what_is_being_written() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def wait_for_the_dead() -> Iterator[None]:
+    """Who hangs is never lost: what the others have is not committed."""
+    with mock.patch.object(Port, "verdict", lambda self, resumed_s: Verdict(Health.GOOD if self.up else Health.LOST, self.reason)):
+        yield
+
+
+@contextmanager
+def drop_though_one_could_take_it() -> Iterator[None]:
+    """At the buffer's bound footage goes, and not the laggard."""
+
+    def generous(self: Bound, now_s: float) -> None:
+        self._drop()
+
+    with mock.patch.object(Bound, "step", generous):
+        yield
+
+
+@contextmanager
+def condemn_at_once() -> Iterator[None]:
+    """Who was not looked at just now is lost."""
+    verdict = Port.verdict
+
+    def hasty(self: Port, *, resumed_s: float) -> Verdict:
+        blind_s = self._clock.monotonic_s() - self.look_ok_s
+        return Verdict(Health.LOST, "no look has succeeded") if self.up and blind_s > 0.5 else verdict(self, resumed_s=resumed_s)
+
+    with mock.patch.object(Port, "verdict", hasty):
+        yield
+
+
+@contextmanager
+def come_back_at_once() -> Iterator[None]:
+    """No hold-down."""
+    with mock.patch.object(Watch, "_nobody", return_value=True):
+        yield
+
+
+@contextmanager
+def say_nothing_of_a_lost_member() -> Iterator[None]:
+    """Recording goes on with what is left, and nobody hears of it."""
+    happen = Watch.happen
+
+    def silent(self: Watch, name: str, event: Event, reason: str) -> None:
+        if event in (Event.LOST, Event.STALE):
+            with mock.patch.object(self._host.observer, "target_changed"):
+                happen(self, name, event, reason)
+        else:
+            happen(self, name, event, reason)
+
+    with mock.patch.object(Watch, "happen", silent):
+        yield
+
+
+@contextmanager
+def believe_headers_alone() -> Iterator[None]:
+    """Recovery does not look at the footage of the last batch."""
+    with mock.patch.object(scan, "payload_damage", return_value=[]), mock.patch.object(copying, "payload_damage", return_value=[]):
+        yield
+
+
 #: By name: the mutation, what its violation must say, kinds of faults that it needs (none: whatever is drawn).
 MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any]]]] = {
     "acknowledge early": (acknowledge_early, ("I2",), {}),
     "reuse memory": (reuse_memory, ("memory",), {}),
     "give back too early": (give_back_too_early, ("memory",), {"laid_out": True}),
-    "believe a failed sync": (believe_a_failed_sync, ("I2",), {}),
+    "believe a failed sync": (believe_a_failed_sync, ("I16",), {}),
     "ignore the term": (ignore_the_term, ("I9",), {}),
     "cut below a committed batch": (cut_below_a_committed_batch, ("I17", "I1", "I10"), {}),
     "resurrect the expired": (
@@ -163,5 +229,15 @@ MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any
         ("I3",),
         {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7},
     ),
+    "wait for the dead": (wait_for_the_dead, ("promise 2",), {"targets": "ab", "copies": 2, "kinds": ("hang", "partition")}),
+    "drop though one could take it": (
+        drop_though_one_could_take_it,
+        ("promise 2",),
+        {"targets": "ab", "copies": 2, "pool_bytes": 24 << 10, "laid_out": False, "kinds": ("hang", "partition")},
+    ),
+    "condemn at once": (condemn_at_once, ("I26",), {}),
+    "come back at once": (come_back_at_once, ("I25",), {}),
+    "say nothing of a lost member": (say_nothing_of_a_lost_member, ("I29",), {"commit_any": False}),
+    "believe headers alone": (believe_headers_alone, ("I18",), {"kinds": ("host-power-cut", "power-cut", "write-error-once")}),
     "recover what is being written": (recover_what_is_being_written, ("I1", "I2", "I10", "I17", "I13", "I18", "I28"), {}),
 }

@@ -14,9 +14,10 @@ from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.laid_out import Worker
+from tests.support.simulation_members import Told
 
 from nvrstore.clock import ManualClock
 from nvrstore.errors import FormatError, JournalInUseError, NvrstoreError, TargetError
@@ -131,6 +132,9 @@ class StateDisk:
 class Node:
     """See the module. `world` hears everything (it is the engine's observer's ear)."""
 
+    HOLD_DOWN_S: Final = 1.0
+    HOLD_DOWN_S_MAX: Final = 4.0
+
     def __init__(self, world: World, who: str, recorder_id: str, session: int, *, take_over: bool, copies: int) -> None:
         self.world, self.who, self.recorder_id, self.session = world, who, recorder_id, session
         self.clock: ManualClock = world.clock
@@ -157,7 +161,9 @@ class Node:
         self.refuged: set[tuple[str, int, int]] = set()
         self.acked_records: dict[tuple[int, str], Record] = {}
         self.next_index: dict[str, int] = {}
-        self.last_commit_s = self.clock.monotonic_s()
+        self.due: dict[tuple[str, int, int], float] = {}  # what waits to be stored or dropped, and since when: the oldest first
+        self.told = Told()
+        self.thawed_s = self.slowed_s = self.clock.monotonic_s()
         self.spaces: set[str] = set()
         self.worker_locks = {name for name, view in self.views.items() if view.quiet}
         self._wishes: dict[tuple[str, ...], Script] = {}
@@ -207,7 +213,12 @@ class Node:
 
     def thaw(self) -> None:
         self.frozen = False
-        self.hub.resumed_s = self.clock.monotonic_s()
+        self.hub.resumed_s = self.thawed_s = self.clock.monotonic_s()
+
+    def hand_over(self, identity: tuple[str, int, int], utc_ns: int) -> None:
+        """A camera's fragment is the engine's from now on."""
+        self.put[identity] = utc_ns
+        self.due[identity] = self.clock.monotonic_s()
 
     def kill(self) -> None:
         """SIGKILL: its workers go too, but for what the kernel is doing."""
@@ -324,8 +335,8 @@ class Node:
             copies=self.copies,
             claimed_on=frozenset(claimed.targets),
             commit_any=plan.commit_any,
-            hold_down_s=1.0,
-            hold_down_s_max=4.0,
+            hold_down_s=self.HOLD_DOWN_S,
+            hold_down_s_max=self.HOLD_DOWN_S_MAX,
             volume_bytes=1 << 20,
             volume_age_s=plan.volume_age_s,
             refuge="refuge" if "refuge" in self.views else None,
@@ -339,7 +350,9 @@ class Node:
         told = engine._bound._losses.dropped
 
         def dropped(fragment: Fragment) -> Gap | None:
-            self.dropped.add((fragment.track.stream, fragment.session, fragment.index))
+            identity = (fragment.track.stream, fragment.session, fragment.index)
+            self.dropped.add(identity)
+            self.due.pop(identity, None)
             self.world.checks.dropping(self)
             return told(fragment)
 
@@ -365,9 +378,8 @@ class Node:
 
     def volume_left(self, header: VolumeHeader, path: str) -> None: ...
 
-    def target_changed(
-        self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None
-    ) -> None: ...
+    def target_changed(self, journal: str, target: str, before: State, after: State, reason: str, since_failure_s: float | None) -> None:
+        self.world.checks.members.changed(self, target, before, after, reason)
 
     def set_changed(self, journal: str, epoch: Epoch, members: Sequence[MemberRef]) -> None: ...
 

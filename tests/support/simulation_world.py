@@ -93,7 +93,7 @@ class World:
         laid_out = Random(f"nvrstore laid out {seed}").random() < 0.4  # drawn apart: the seeds that there were play as they did
         self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **changes})
         self.clock = ManualClock()
-        self._zero_s = self.clock.monotonic_s()
+        self.zero_s = self.clock.monotonic_s()
         self.history: list[str] = []
         self.full = False  # a target was full at some time
         self.healed = False
@@ -138,7 +138,7 @@ class World:
 
     @property
     def now_s(self) -> float:
-        return self.clock.monotonic_s() - self._zero_s
+        return self.clock.monotonic_s() - self.zero_s
 
     def _carried(self, view: View, request: Request) -> None:
         self.checks.carrying_out(view, request)
@@ -213,12 +213,12 @@ class World:
                 if node.worker is not None:
                     node.worker.put(fragment)
                 else:
-                    node.put[identity] = fragment.utc_ns
+                    node.hand_over(identity, fragment.utc_ns)
                     node.intake.put(fragment)
             node.filmed += 1
             if node.worker is not None:
                 for handed in node.worker.hand_over():
-                    node.put[handed.track.stream, handed.session, handed.index] = handed.utc_ns
+                    node.hand_over((handed.track.stream, handed.session, handed.index), handed.utc_ns)
                 if index % 8 == 7:
                     node.worker.sit()  # the process died between two batches
             if self.rng.random() < 0.1:
@@ -267,6 +267,7 @@ class World:
             if node.engine is None:
                 node.end()
                 continue
+            node.thaw()  # it stood still while others stopped
             for _ in range(60):
                 if node.engine.idle:
                     break
