@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from tests.support.engine import Rig, started
 
-from nvrstore.replicate.port import Latencies
+from nvrstore.replicate.measures import Latencies
 from nvrstore.targets.contract import Request, Verb
 
 STEP_S = 0.01

@@ -142,6 +142,7 @@ class Site:
             config=SimpleNamespace(journal=lambda name: journal),
             catalog=SimpleNamespace(copy_changed=lambda *_: None),
             publish=lambda event: None,
+            copied=lambda journal, volume_id: None,
         )
         self.engine: Any = SimpleNamespace(
             spec=SimpleNamespace(name="main", claim=MINE.key), ports=ports, states=lambda: dict.fromkeys("abc", State.LIVE)

@@ -218,8 +218,6 @@ class RecorderCore:
 
     def _drain_engines(self) -> bool:
         """Commit and close what is here; False when the targets did not let it in time."""
-        deadline_s = self.clock.monotonic_s() + DRAIN_S
-        pause = threading.Event()
 
         def step() -> bool:
             for engine in self.engines.values():
@@ -227,13 +225,16 @@ class RecorderCore:
             return all(engine.idle for engine in self.engines.values())
 
         try:
-            while self.clock.monotonic_s() < deadline_s:
-                if self.hub.ask(step, timeout_s=DRAIN_S):
-                    return True
-                pause.wait(STEP_S)
+            return self._until(step, DRAIN_S)
         except (ClosedError, TimeoutError):
-            pass  # the engine's thread ended with a bug, or the machine is at its end: what is not committed is in no promise
-        return False
+            return False  # the engine's thread ended with a bug, or the machine is at its end: what is not committed is in no promise
+
+    def _until(self, done: Callable[[], bool], timeout_s: float) -> bool:
+        """Whether `done`, asked in the engines' thread, says so in time."""
+        deadline_s, pause = self.clock.monotonic_s() + timeout_s, threading.Event()
+        while not (said := self.hub.ask(done, timeout_s=timeout_s)) and self.clock.monotonic_s() < deadline_s:
+            pause.wait(STEP_S)
+        return said
 
     # --- streams
 
@@ -304,11 +305,7 @@ class RecorderCore:
         """Take a target out of every journal; whether nothing of this recorder is open there now. Raises NotFoundError."""
         self._each_journal_of(target, lambda engine: engine.drain(target))
         port = self._ports[target]
-        deadline_s = self.clock.monotonic_s() + port.deadlines.lost_s + REST_S
-        pause = threading.Event()
-        while not (at_rest := self.hub.ask(lambda: port.at_rest)) and self.clock.monotonic_s() < deadline_s:
-            pause.wait(STEP_S)
-        return at_rest
+        return self._until(lambda: port.at_rest, port.deadlines.lost_s + REST_S)
 
     def take_back(self, target: str) -> None:
         """Maintenance is over. Raises NotFoundError."""
