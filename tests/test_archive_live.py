@@ -17,7 +17,7 @@ from nvrstore.catalog.store import CATALOG_FILE
 from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.farm import Farm
 from nvrstore.model import NS_PER_S, Cause, Media
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]

@@ -21,8 +21,8 @@ from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.limits import MIB
 from nvrstore.model import Epoch, Gap, RecordKind, Role
 from nvrstore.recorder.bus import LISTENER_EVENTS_MAX, Bus
-from nvrstore.recorder.core import make_target
 from nvrstore.recorder.durable import Durability
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = pytest.mark.slow

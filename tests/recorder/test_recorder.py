@@ -20,7 +20,7 @@ from nvrstore.errors import ClosedError, JournalInUseError, NotFoundError, Recor
 from nvrstore.farm import Farm
 from nvrstore.limits import STOP_S
 from nvrstore.model import RecordKind
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from tests.support.recorder import JOURNAL, Site, small_farm, until
 
 import nvrstore
 from nvrstore.farm import Farm
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]

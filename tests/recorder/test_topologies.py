@@ -15,7 +15,7 @@ import nvrstore
 from nvrstore.drills.account import differences, take_account
 from nvrstore.farm import Farm
 from nvrstore.farm.ranges import subtract
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = pytest.mark.slow

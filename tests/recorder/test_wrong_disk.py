@@ -14,7 +14,7 @@ import nvrstore
 from nvrstore.archive import Archive
 from nvrstore.farm import Farm, SentFrames
 from nvrstore.playback.reader import StoredFragment
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]

@@ -25,7 +25,8 @@ from nvrstore.config import Config
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.media.fragment import Fragmenter
 from nvrstore.model import Commit, Fragment, Media, Sample, TrackKey
-from nvrstore.recorder.core import MakeTarget, RecorderCore, make_target
+from nvrstore.recorder.core import RecorderCore
+from nvrstore.recorder.wiring import MakeTarget, make_target
 
 STREAMS: Final = ("gate", "yard")
 FPS: Final = 20

@@ -27,8 +27,8 @@ from nvrstore.drills.account import differences, take_account
 from nvrstore.farm import Farm, FarmConfig
 from nvrstore.farm.burn import BURN_STREAMS_MAX
 from nvrstore.farm.ranges import FrameRange, count, subtract
-from nvrstore.recorder.core import make_target
 from nvrstore.recorder.facade import Recorder
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.faulty import FaultyTarget
 from nvrstore.targets.identity import init_target

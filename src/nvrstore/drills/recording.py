@@ -28,7 +28,8 @@ from nvrstore.events import Event
 from nvrstore.ingest.taps import Tap
 from nvrstore.model import Media, Sample, TrackConfig
 from nvrstore.recorder.bus import Mailbox
-from nvrstore.recorder.core import RecorderCore, make_target
+from nvrstore.recorder.core import RecorderCore
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
 END_S: Final = 20.0  # a recorder that does not end within this is killed, and the drill has failed

@@ -23,7 +23,7 @@ from nvrstore.catalog.store import Catalog
 from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import Config, StreamConfig, TargetConfig
 from nvrstore.control import ControlServer
-from nvrstore.errors import ClosedError, ConfigError, NotFoundError, RecorderFailedError, UsageError
+from nvrstore.errors import ClosedError, NotFoundError, RecorderFailedError, UsageError
 from nvrstore.ingest.face import StreamHand
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, STOP_S
@@ -36,14 +36,13 @@ from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.recorder.report import stream_status
 from nvrstore.recorder.startup import ClaimedJournal, claim_journal, ensure_refuge, identify_targets
 from nvrstore.recorder.state import StateDirectory
-from nvrstore.recorder.wiring import journal_spec, make_cameras, make_ports
+from nvrstore.recorder.wiring import MakeTarget, journal_spec, make_cameras, make_ports, make_target
 from nvrstore.replicate.buffer import ReplayBuffer
 from nvrstore.replicate.claim import Claimant
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.intake import Intake
 from nvrstore.targets.contract import Target
-from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.pool import Pool
 from nvrstore.telemetry import get_logger
 from nvrstore.times import to_datetime
@@ -59,16 +58,6 @@ BUFFER_BYTES: Final = 512 * MIB  # default bound: 3 x lost_s of 170 MB/s on ssd;
 DRAIN_S: Final = 2.0  # of the 5 s in which a stopping recorder commits and closes everything
 STEP_S: Final = 0.02
 REST_S: Final = 2.0  # longer than its deadline no target is waited for that is drained: its workers are stuck then
-
-MakeTarget = Callable[[TargetConfig, str | None, int | None], Target]
-
-
-def make_target(config: TargetConfig, worker_python: str | None, lock_fd: int | None) -> Target:
-    """The target that a configuration names."""
-    if config.path is None:
-        raise ConfigError([(f"target {config.name}", "storage nodes are not supported by this version; give a path")])
-    python = {} if worker_python is None else {"worker_python": worker_python}
-    return DirectoryTarget(config.name, config.path, isolation=config.isolation, lock_fd=lock_fd, medium=config.medium, **python)
 
 
 class RecorderCore:

@@ -30,7 +30,8 @@ from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.ingest.taps import Tap, TapSample
 from nvrstore.recorder.bridge import Bell, Inbox, settled
 from nvrstore.recorder.bus import LISTENER_EVENTS_MAX, Mailbox
-from nvrstore.recorder.core import MakeTarget, RecorderCore, make_target
+from nvrstore.recorder.core import RecorderCore
+from nvrstore.recorder.wiring import MakeTarget, make_target
 from nvrstore.times import Moment, to_utc_ns
 
 T = TypeVar("T")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from nvrstore.clock import Clock
-from nvrstore.config import Config, JournalConfig
+from nvrstore.config import Config, JournalConfig, TargetConfig
 from nvrstore.crew.crew import Crew
+from nvrstore.errors import ConfigError
 from nvrstore.events import Event
 from nvrstore.extents import Window
 from nvrstore.ingest.face import Cameras
@@ -19,7 +20,18 @@ from nvrstore.replicate.contract import JournalSpec
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.port import Port
 from nvrstore.targets.contract import Target
+from nvrstore.targets.directory import DirectoryTarget
 from nvrstore.targets.pool import Pool
+
+MakeTarget = Callable[[TargetConfig, str | None, int | None], Target]
+
+
+def make_target(config: TargetConfig, worker_python: str | None, lock_fd: int | None) -> Target:
+    """The target that a configuration names."""
+    if config.path is None:
+        raise ConfigError([(f"target {config.name}", "storage nodes are not supported by this version; give a path")])
+    python = {} if worker_python is None else {"worker_python": worker_python}
+    return DirectoryTarget(config.name, config.path, isolation=config.isolation, lock_fd=lock_fd, medium=config.medium, **python)
 
 
 class Parts(Protocol):
