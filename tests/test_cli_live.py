@@ -56,7 +56,13 @@ def dead(name: str, why: str = "rtsp://10.0.0.5/main: Connection refused") -> di
 def target(name: str, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"target": name, "role": "primary", "state": "synced", "late": False, "reason": ""}
     sizes = {"latency_ms_p50": 1.2, "latency_ms_p99": 17.0, "free_bytes": 82_900_000_000, "total_bytes": 271_000_000_000}
-    return {**values, **sizes, **changes}
+    return {**values, **sizes, "workers_stuck": 0, "pinned_bytes": 0, **changes}
+
+
+def copying(seconds_left: int | None, **changes: int) -> dict[str, Any]:
+    """A resync of the journal, as `upkeep` says it."""
+    progress = {"bytes_done": 1_500_000_000, "bytes_total": 6_000_000_000, **changes}
+    return {"resync": {"main": {**progress, "seconds_left": seconds_left}}}
 
 
 def status(streams: list[dict[str, Any]], targets: list[dict[str, Any]] | None = None, **changes: Any) -> dict[str, Any]:
@@ -88,6 +94,10 @@ SCENES: dict[str, Callable[[], dict[str, Any]]] = {
     "wide names": lambda: status([stream(f"cam{i}", name="北門停車場カメラ" * 5) for i in range(5)]),
     "long reasons": lambda: status([dead("gate", "no " * 90)], [target("array-a", state="away", reason="gone " * 50), target("b")]),
     "many targets": lambda: status([stream("gate")], [target(f"a-target-with-a-long-name-{i}") for i in range(8)]),
+    "resync": lambda: status([stream("gate")], [target("a"), target("b", role="standby", state="live")], upkeep=copying(750)),
+    "stuck": lambda: status(
+        [stream("gate")], [target("a", state="away", reason="hangs", workers_stuck=2, pinned_bytes=4 << 20), target("b")]
+    ),
     "alarms": lambda: status([stream("gate")], alarms=[{"what": "catalog", "sentence": "cannot be written " * 9, "utc_ns": 1}]),
 }
 
@@ -146,6 +156,32 @@ def test_every_trouble_has_a_sentence_of_its_own() -> None:
     ]
     scene["journals"][0]["refuge"] = True
     assert "NO TARGET LIVES" in summary(scene)
+
+
+@pytest.mark.parametrize(("seconds_left", "left"), [(None, ""), (0, ", 0 s left"), (119, ", 119 s left"), (750, ", 12 min left")])
+def test_a_resync_shows_how_far_it_is_and_how_long_it_takes(seconds_left: int | None, left: str) -> None:
+    """On the first line of the view; the target that is copied to stands in the table as live, and none is in trouble."""
+    scene = status([stream("gate")], [target("a"), target("b", role="standby", state="live")], upkeep=copying(seconds_left))
+    shown = lines(Screen().view(scene, 160, 30), 160)
+    assert shown[0].rstrip().endswith(f"; resync of main: 1.5 GB of 6 GB{left}")
+    assert [line.split()[4] for line in shown if line.startswith("b ")] == ["live"]
+    assert troubles(scene) == []
+    assert "resync" not in lines(Screen().view(status([stream("gate")]), 160, 30), 160)[0], "none in progress, none shown"
+
+
+@pytest.mark.parametrize(
+    ("count", "pinned_bytes", "sentence"),
+    [
+        (1, 0, "target a: 1 worker is stuck in the kernel"),
+        (2, 4_200_000, "target a: 2 workers are stuck in the kernel, with 4.2 MB of the buffer"),
+    ],
+)
+def test_workers_that_are_stuck_and_what_they_hold_are_shown(count: int, pinned_bytes: int, sentence: str) -> None:
+    """Beside the target's state, and as a sentence; also where it has returned, and all else is well."""
+    scene = status([stream("gate")], [target("a", workers_stuck=count, pinned_bytes=pinned_bytes), target("b")])
+    shown = lines(Screen().view(scene, 120, 30), 120)
+    assert [f"synced, {count} stuck" in line for line in shown if line.startswith(("a ", "b "))] == [True, False]
+    assert sentence in [line.rstrip() for line in shown]
 
 
 def test_events_are_told_in_sentences() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.support.engine import SESSION, Rig, failing, started, volumes
 
-from nvrstore.limits import MIB
+from nvrstore.limits import ABANDONED_WORKERS_MAX, MIB
 from nvrstore.model import Cause, Gap, Record, RecordKind, Role
 from nvrstore.targets.contract import Verb
 
@@ -186,6 +186,29 @@ def test_memory_that_a_stuck_write_may_still_read_is_not_reused(rig: Rig) -> Non
         other = volumes(rig, "b").get(path, b"")
         batches = content.rstrip(b"\0")
         assert other.startswith(batches[: len(batches) // 4096 * 4096]), "what thawed is a prefix of what the peer has"
+
+
+def test_status_says_how_many_workers_are_stuck_and_what_they_pin(rig: Rig) -> None:
+    """What nobody may use before they are gone: all that the abandoned appender was given, and nothing of the other target's."""
+
+    def said(name: str) -> tuple[int, int]:
+        [target] = [target for target in rig.engine.status()["targets"] if target["target"] == name]  # type: ignore[attr-defined]
+        return target["workers_stuck"], target["pinned_bytes"]
+
+    started(rig)
+    assert said("a") == (0, 0)
+    rig.targets["a"].hold()
+    rig.run(10)
+    rig.run(1, record=False)
+    stuck, pinned = said("a")
+    assert stuck == ABANDONED_WORKERS_MAX
+    assert pinned > 0
+    assert said("b") == (0, 0)
+    before = rig.buffer.bytes
+    rig.targets["a"].release()
+    rig.run(0.1, record=False)
+    assert said("a") == (0, 0)
+    assert rig.buffer.bytes == before - pinned, "free again"
 
 
 def test_an_acknowledgement_that_arrives_after_its_member_left_never_counts(rig: Rig) -> None:

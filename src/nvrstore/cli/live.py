@@ -106,7 +106,10 @@ def _target_row(journal: Mapping[str, Any], t: Mapping[str, Any]) -> list[Text]:
         Text(journal["journal"]),
         Text(journal["epoch"]),
         Text(t["role"]),
-        _judged(f"{t['state']}, late" if t["late"] else t["state"], good=t["state"] in _GOOD and not t["late"]),
+        _judged(
+            t["state"] + ", late" * t["late"] + (f", {t['workers_stuck']} stuck" if t["workers_stuck"] else ""),
+            good=t["state"] in _GOOD and not t["late"] and not t["workers_stuck"],
+        ),
         Text(f"{t['latency_ms_p50']:.1f} / {t['latency_ms_p99']:.1f} ms"),
         Text(free),
     ]
@@ -116,12 +119,19 @@ def troubles(status: Mapping[str, Any]) -> list[str]:
     """What is wrong now, one sentence each: alarms, targets, streams."""
     found = [f"ALARM, {alarm['what']}: {alarm['sentence']}" for alarm in status["alarms"]]
     found += [f"target {t['target']}: {t['reason']}" for journal in status["journals"] for t in journal["targets"] if t["reason"]]
+    found += [_stuck(t) for journal in status["journals"] for t in journal["targets"] if t["workers_stuck"]]
     for s in status["streams"]:
         if s["gap"]:
             found.append(f"{s['stream']}: {s['gap']['cause']}: {s['gap']['detail'] or s['reason']}")
         elif s["reason"]:
             found.append(f"{s['stream']}: {s['reason']}")
     return [redact(sentence) for sentence in dict.fromkeys(found)]
+
+
+def _stuck(t: Mapping[str, Any]) -> str:
+    workers = "1 worker is" if t["workers_stuck"] == 1 else f"{t['workers_stuck']} workers are"
+    pinned = f", with {human_bytes(t['pinned_bytes'])} of the buffer" if t["pinned_bytes"] else ""
+    return f"target {t['target']}: {workers} stuck in the kernel{pinned}"
 
 
 def summary(status: Mapping[str, Any]) -> str:

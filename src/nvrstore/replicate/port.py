@@ -164,6 +164,12 @@ class Port:
         """Whether an abandoned appender may still write."""
         return bool(self._graves)
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Memory that nobody may use before abandoned appenders are gone."""
+        held = {id(held): held for grave in tuple(self._graves) for held in tuple(grave.held)}  # copied at once: as `backlog_bytes`
+        return sum(one.extent.length for one in held.values())
+
     def close(self, timeout_s: float) -> None:
         """End the appender in order."""
         if self.appender is not None:
@@ -389,5 +395,6 @@ class Port:
             "free_bytes": self.look.free_bytes if self.look else None,
             "backlog_bytes": self.backlog_bytes,
             "workers_stuck": self.target.workers_stuck(),
+            "pinned_bytes": self.pinned_bytes,
             "reason": self.reason,
         }
