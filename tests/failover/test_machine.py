@@ -18,6 +18,42 @@ EXPECTED = {
 }  # fmt: skip
 
 
+# What the engine does then, in this order; a letter each.
+LETTERS = {
+    "W": Effect.START_WORKERS,
+    "A": Effect.ABANDON_WORKERS,
+    "C": Effect.CLOSE_WORKERS,
+    "G": Effect.GROW_SET,
+    "S": Effect.SHRINK_SET,
+    "R": Effect.START_RESYNC,
+    "N": Effect.STOP_RESYNC,
+}
+EFFECTS = {
+    #                 answered held recruited opened synced stale released lost   drained returned
+    State.AWAY:      ("",      "",  "",       "",    "",    "",   "",      "",    "",     ""),
+    State.HOLD_DOWN: ("",      "W", "",       "",    "",    "",   "",      "",    "",     ""),
+    State.READY:     ("",      "",  "G",      "",    "",    "",   "",      "A",   "C",    ""),
+    State.JOINING:   ("",      "",  "",       "R",   "",    "",   "S",     "AS",  "SC",   ""),
+    State.LIVE:      ("",      "",  "",       "",    "",    "",   "NS",    "NAS", "NSC",  ""),
+    State.SYNCED:    ("",      "",  "",       "",    "",    "R",  "S",     "AS",  "SC",   ""),
+    State.DRAINED:   ("",      "",  "",       "",    "",    "",   "",      "",    "",     ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_every_pair_of_state_and_event_has_its_effects_in_their_order(state: State, event: Event) -> None:
+    """Neither one too few nor one too many, and none before its turn."""
+    assert step(state, event)[1] == tuple(LETTERS[letter] for letter in EFFECTS[state][list(Event).index(event)])
+
+
+def test_every_effect_stands_in_the_table_that_was_written_by_hand() -> None:
+    """A new effect needs its letter, and its places."""
+    assert set(LETTERS.values()) == set(Effect)
+    assert {letter for row in EFFECTS.values() for cell in row for letter in cell} == set(LETTERS)
+    assert all(len(row) == len(Event) for table in (EXPECTED, EFFECTS) for row in table.values())
+
+
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("event", Event)
 def test_every_pair_of_state_and_event_is_decided(state: State, event: Event) -> None:

@@ -123,22 +123,29 @@ class CrashState:
     marks: int
 
 
-def crash_states(entries: list[Entry], count: int, rng: Random) -> Iterator[CrashState]:
-    """`count` states over the whole log: every kind of subset of the un-flushed, none and all among them.
+def crash_states(entries: list[Entry], count: int | None, rng: Random) -> Iterator[CrashState]:
+    """States over the whole log, in its order: every kind of subset of the un-flushed, none and all among them.
 
-    Every other one is cut right behind an acknowledgement: a sync that had to come first is missing there, or nowhere.
+    `count` of them, every other one cut right behind an acknowledgement: a sync that had to come first is missing there, or nowhere.
+    None: behind every entry from the first acknowledgement on, once. Subsets are always a sample: n un-flushed writes have 2^n.
     """
-    marks_at = [i for i, entry in enumerate(entries) if entry.kind == b"M"]
-    first, step = marks_at[0], max(1, (len(entries) - marks_at[0] - 1) // count)
-    anywhere = [first + 1 + (len(entries) - first - 1) * n // count + rng.randrange(step) for n in range(0, count, 2)]
-    behind = [marks_at[len(marks_at) * n // count] + 1 for n in range(1, count, 2)]
-    for cut in sorted(min(cut, len(entries)) for cut in anywhere + behind):
+    for cut in _cuts(entries, count, rng):
         flushed = max((i for i in range(cut) if entries[i].kind == b"F"), default=-1)
         loose = [i for i in range(flushed + 1, cut) if entries[i].kind == b"W"]
         share = rng.choice([0.0, 0.3, 0.7, 1.0])
         kept = tuple(i for i in loose if rng.random() < share)
         marks = max((entry.number for entry in entries[:cut] if entry.kind == b"M"), default=-1)
         yield CrashState(cut, kept, rng.random() < 0.3, marks)
+
+
+def _cuts(entries: list[Entry], count: int | None, rng: Random) -> list[int]:
+    marks_at = [i for i, entry in enumerate(entries) if entry.kind == b"M"]
+    if count is None:
+        return list(range(marks_at[0] + 1, len(entries) + 1))
+    first, step = marks_at[0], max(1, (len(entries) - marks_at[0] - 1) // count)
+    anywhere = [first + 1 + (len(entries) - first - 1) * n // count + rng.randrange(step) for n in range(0, count, 2)]
+    behind = [marks_at[len(marks_at) * n // count] + 1 for n in range(1, count, 2)]
+    return sorted(min(cut, len(entries)) for cut in anywhere + behind)
 
 
 class Replay:

@@ -7,10 +7,16 @@ wanted (a recruited spare) goes only when all wanted ones are synced: the number
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from nvrstore.failover.machine import MEMBER, State
 
 _HEALTHY = frozenset({State.READY}) | MEMBER
+
+#: What a primary may be, the best first: read first and kept in full, it lacks as little as anybody does.
+RANKS: Final = (State.SYNCED, State.LIVE, State.JOINING)
+if set(RANKS) != MEMBER:
+    raise AssertionError("every member may become the primary")
 
 
 def next_change(order: Sequence[str], states: Mapping[str, State], copies: int) -> tuple[list[str], list[str]]:
@@ -34,9 +40,8 @@ def choose_primary(order: Sequence[str], states: Mapping[str, State], primary: s
     A synced member always comes before one that is not. The present primary stays among equals, unless `failback`
     is on and a member earlier in `order` is synced too.
     """
-    members = [name for name in order if states[name] in MEMBER]
-    synced = [name for name in members if states[name] is State.SYNCED]
-    for candidates in (synced, [n for n in members if states[n] is State.LIVE], members):
+    for rank in RANKS:
+        candidates = [name for name in order if states[name] is rank]
         if candidates:
-            return primary if primary in candidates and not (failback and candidates is synced) else candidates[0]
+            return primary if primary in candidates and not (failback and rank is State.SYNCED) else candidates[0]
     return None

@@ -18,6 +18,7 @@ from typing import Final
 
 from nvrstore.clock import Clock
 from nvrstore.failover.detector import Health
+from nvrstore.failover.homes import Home, Turn, move, waited
 from nvrstore.failover.machine import MEMBER, Effect, Event, State
 from nvrstore.failover.members import choose_primary, next_change
 from nvrstore.failover.terms import ClaimKey
@@ -43,7 +44,6 @@ from nvrstore.telemetry import get_logger
 log = get_logger("replicate.engine")
 
 SETTLE_S: Final = 1.0  # at the start, how long to wait for all configured targets before the first set is formed
-REFUGE_S: Final = 2.0  # without any member for this long, or with half the buffer full: the state disk takes over
 
 
 class JournalEngine:
@@ -68,7 +68,7 @@ class JournalEngine:
         self._set = self.set_durable = 0
         self.set_since_s = float("-inf")
         self._primary: str | None = None
-        self._refuge = False
+        self._home = Home.MEMORY
         self._members: list[MemberRef] = []
         self._alone_since_s: float | None = now_s
         self._started_s, self._formed = now_s, False
@@ -206,9 +206,8 @@ class JournalEngine:
         states = self.states()
         self._primary = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
         self._members = self._named(states)
-        if self._members:
-            self._refuge = False
-        elif self._refuge and self.spec.refuge:
+        self._home = move(self._home, Turn.JOINED if self._members else Turn.LEFT)
+        if self._home is Home.REFUGE and self.spec.refuge:
             self._members = [MemberRef(self.spec.refuge, self.ports[self.spec.refuge].target_id, Role.REFUGE)]
         for lane in self.lanes:
             if without is not None:
@@ -230,7 +229,7 @@ class JournalEngine:
             if not settled and now_s - self._started_s < SETTLE_S:
                 return
             self._formed = True
-        if self._members and not self._refuge and self.set_durable < self._set and any(lane.tracks for lane in self.lanes):
+        if self._home is Home.MEMBERS and self.set_durable < self._set and any(lane.tracks for lane in self.lanes):
             return
         recruit, release = next_change(self.spec.targets, states, self.spec.copies)
         for name in recruit:
@@ -245,18 +244,18 @@ class JournalEngine:
                 self._change_set()
 
     def _find_refuge(self, now_s: float) -> None:
-        if self._members:
+        if self._home is not Home.MEMORY:
             self._alone_since_s = None
             return
         if self._alone_since_s is None:
             self._alone_since_s = now_s
         refuge = self.spec.refuge
-        if refuge is None or self._refuge or not self._formed:
+        if refuge is None or not self._formed:
             return
-        if now_s - self._alone_since_s >= REFUGE_S or self.buffer.bytes >= self.buffer.bytes_max // 2:
+        if waited(now_s - self._alone_since_s, self.buffer.bytes / self.buffer.bytes_max):
             port = self.ports[refuge]
             if port.answering and port.start():
-                self._refuge = True
+                self._home = move(self._home, Turn.WAITED)
                 log.warning("refuge.entered", journal=self.spec.name)
                 self._change_set()
 
@@ -274,13 +273,13 @@ class JournalEngine:
             port.fail(verdict.reason)
         if not port.up or any(copy.generation != port.generation for copy in copies):
             log.warning("refuge.lost", journal=self.spec.name, reason=port.reason)
-            if self._refuge:
-                self._refuge = False
+            if self._home is Home.REFUGE:
+                self._home = move(self._home, Turn.LOST)
                 self._change_set(without=refuge)
             else:
                 for lane in self.lanes:
                     lane.leave(refuge, self._set)
-        elif not self._refuge and any(copy.state is CopyState.PREPARING for copy in copies):
+        elif self._home is not Home.REFUGE and any(copy.state is CopyState.PREPARING for copy in copies):
             # It was full, and nobody prepares anything there any more: what was meant for it goes to the members.
             for lane in self.lanes:
                 lane.leave(refuge, self._set)
@@ -357,7 +356,7 @@ class JournalEngine:
     @property
     def in_refuge(self) -> bool:
         """Whether footage goes to the state disk, since no member lives."""
-        return self._refuge
+        return self._home is Home.REFUGE
 
     def paths_in_use(self) -> set[str]:
         """Volumes that are being written: upkeep leaves them alone."""
