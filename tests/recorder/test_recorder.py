@@ -19,7 +19,7 @@ from nvrstore import events
 from nvrstore.errors import ClosedError, JournalInUseError, NotFoundError, RecorderFailedError, TargetIdentityError, UsageError
 from nvrstore.farm import Farm
 from nvrstore.limits import STOP_S
-from nvrstore.model import RecordKind
+from nvrstore.model import NS_PER_S, RecordKind
 from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.faulty import FaultyTarget
 
@@ -393,3 +393,24 @@ async def test_with_all_targets_gone_the_refuge_keeps_footage_and_gives_it_back(
         await until(lambda: not list((site.state / "refuge" / JOURNAL).glob("*/*.mp4")))
     assert site.lost(sent) == {}
     assert site.differences() == []
+
+
+@pytest.mark.anyio
+async def test_what_the_refuge_kept_is_durable_when_a_target_has_its_copy(site: Site, farm: Farm) -> None:
+    """Not before, and no later: the other target may have days to catch up with before anybody is called synced."""
+    made: dict[str, FaultyTarget] = {}
+    async with nvrstore.Recorder(site.config(), make=faulty(made)) as recorder:
+        await durable(recorder)
+        core = recorder._core
+        core.durability.synced = lambda *_: None  # type: ignore[method-assign]
+        faults = [target.fail(errno.EIO) for target in made.values()]
+        await until(lambda: core.durability._owed.get(JOURNAL))
+        inside = datetime.now(UTC)
+        await until(lambda: all(line.told_ns > inside.timestamp() * NS_PER_S for line in core.durability._lines.values()))
+        before = {stream.id: stream.durable_until() for stream in recorder.streams()}
+        assert all(at is not None and at < inside for at in before.values())
+        for fault in faults:
+            fault.remove()
+        with anyio.fail_after(30):
+            for stream in recorder.streams():
+                await stream.wait_durable(inside)
