@@ -54,7 +54,7 @@ def test_never_more_than_two_workers_are_stuck_however_often_a_target_hangs(
         assert port.name == "a"
         fed.until(fed.whole)
         for _ in range(ROUNDS):
-            disk.hang("open", times=1)  # which holds no lock that whoever comes next waits for
+            disk.hang("statfs", times=1)  # the keeper alone asks, and holds no lock that whoever comes next would wait for
             fed.until(lambda: fed.targets()["a"]["workers_stuck"] == 1 and fed.whole())
             disk.hang()
             fed.until(lambda: fed.states()["a"] == "away")

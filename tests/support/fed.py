@@ -32,7 +32,8 @@ STREAMS: Final = ("gate", "yard")
 FPS: Final = 20
 PUSH_S: Final = 0.05
 PATIENCE_S: Final = 60.0
-LAST: Final = 200  # of each stream's fragments that are remembered
+FRAGMENT_S: Final = 0.2  # short: something is written in each tick
+LAST: Final = 75  # of each stream's fragments that are remembered: 15 s
 
 Identity = tuple[str, int]  # stream, index of the first sample
 
@@ -83,7 +84,10 @@ class Fed:
 
     def _film(self) -> None:
         intake = self.core._intakes[JOURNAL]
-        tracks = {TrackKey(stream, Media.VIDEO): Fragmenter(TrackKey(stream, Media.VIDEO), CONFIG, self.core.session) for stream in STREAMS}
+        tracks = {
+            TrackKey(stream, Media.VIDEO): Fragmenter(TrackKey(stream, Media.VIDEO), CONFIG, self.core.session, fragment_s=FRAGMENT_S)
+            for stream in STREAMS
+        }
         for track in tracks:
             intake.declare(track, track.stream, CONFIG)
 

@@ -2,7 +2,7 @@
 
     with FuseDisk.mounted(backing, mount_point) as disk:
         disk.fail(errno.EIO, "write", "fsync")
-        disk.hang("open", times=1)          one call does not come back; those behind it are carried out
+        disk.hang("statfs", times=1)        one call does not come back; those behind it are carried out
     disk.hang("getattr", "open")        like an NFS server that went away: also stat and open do not come back
         disk.clear()
         disk.abort()                        the daemon dies: ENOTCONN for everything, now and later
