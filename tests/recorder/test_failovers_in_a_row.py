@@ -26,7 +26,7 @@ from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.drills.account import differences, volumes_in
 from nvrstore.drills.faults import small_tmpfs
 from nvrstore.limits import MIB
-from nvrstore.recorder.core import make_target
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.contract import Verb
 from nvrstore.targets.faulty import FaultyTarget
 
