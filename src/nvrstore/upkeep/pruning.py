@@ -71,6 +71,7 @@ class Pruning:
         self._gaps: dict[str, Gap] = {}
         self._gone: set[tuple[str, str]] = set()  # (path, target) of copies that went, and that rows may still name
         self.recovering: set[str] = set()  # volumes that recovery is at work on now, by id and by path
+        self.full: set[tuple[str, str]] = set()  # (journal, target): it has no room for the claim, without which it cannot join
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
@@ -211,7 +212,8 @@ class Pruning:
         names: dict[str, None] = {}
         for engine in self._host.engines.values():
             for name, state in engine.states().items():
-                if state in MEMBER or state is State.READY:
+                full = state is State.HOLD_DOWN and (engine.spec.name, name) in self.full and engine.ports[name].answering
+                if state in MEMBER or state is State.READY or full:
                     names[name] = None
         return list(names)
 
