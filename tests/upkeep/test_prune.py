@@ -14,7 +14,7 @@ from nvrstore.journal.names import VolumeName, parse_volume_path, trash_path
 from nvrstore.replicate.claim import put_claim
 from nvrstore.targets.contract import UNAVAILABLE, Answer, Call, Verb
 from nvrstore.targets.memory import MemoryTarget
-from nvrstore.upkeep.prune import prune, restore_trash
+from nvrstore.upkeep.prune import make_trash, prune, restore_trash
 
 Targets = dict[str, MemoryTarget]
 MINE = Claim("main", 8, "nvr-1", "a" * 32, 1, 0)
@@ -98,6 +98,28 @@ def test_nothing_is_unlinked_on_doubt(code: int) -> None:
     with pytest.raises((TargetIOError, TargetUnavailableError)):
         drive(prune("a", name(0), MINE.key), targets)
     assert volumes(targets) == {name(0).path}
+
+
+def test_a_full_disk_on_which_no_folder_can_be_made_is_pruned_all_the_same() -> None:
+    """Through the folder of an earlier term: whoever takes trash back looks into all of them."""
+    targets = stored(name(0), name(1))
+    assert drive(make_trash("a", "main", 5), targets)
+    targets["a"].fault = lambda request: errno.ENOSPC if request.verb is Verb.MKDIR else 0
+    assert drive(prune("a", name(0), MINE.key), targets)
+    for count in range(1, 4):
+        try:
+            drive(prune("a", name(1), MINE.key), targets, changes_max=count)
+        except Stopped:
+            targets["a"].fault = None
+            assert [n.number for n in drive(restore_trash("a", "main"), targets).volumes] in ([1], [])
+            assert volumes(targets) == {name(1).path}
+            assert drive(make_trash("a", "main", 5), targets)
+            targets["a"].fault = lambda request: errno.ENOSPC if request.verb is Verb.MKDIR else 0
+    bare = stored(name(0))
+    bare["a"].fault = targets["a"].fault
+    with pytest.raises(TargetIOError):
+        drive(prune("a", name(0), MINE.key), bare)
+    assert volumes(bare) == {name(0).path}
 
 
 def test_the_next_owner_takes_all_trash_back() -> None:

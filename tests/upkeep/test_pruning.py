@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,15 @@ from tests.support.engine import SESSION
 from tests.support.steps import put
 from tests.support.upkeep import UpkeepRig
 
+from nvrstore.config import KeepConfig
+from nvrstore.events import VolumePruned
 from nvrstore.limits import MIB
 from nvrstore.model import Cause, Epoch, Gap, MemberRef, RecordKind, Role
 from nvrstore.recorder.bus import Bus
 from nvrstore.recorder.durable import Durability
 from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.replicate.floor import floors_of
+from nvrstore.targets.contract import Verb
 from nvrstore.upkeep.chores import Chores
 from nvrstore.upkeep.retention import RETENTION_GAP
 
@@ -128,3 +132,83 @@ def test_what_was_prepared_in_the_refuge_is_cleared_at_the_start_and_when_it_is_
     observer.set_changed("main", Epoch(1, 2), [MemberRef("refuge", "ab" * 16, Role.REFUGE)])
     observer.set_changed("main", Epoch(1, 3), [MemberRef("a", "ab" * 16, Role.PRIMARY)])
     assert wishes.cleared == [("main", "refuge")]
+
+
+@pytest.fixture
+def uneven(tmp_path: Path) -> Iterator[UpkeepRig]:
+    """A small target, and one that keeps everything."""
+    rig = UpkeepRig(tmp_path, capacity_bytes={"a": SMALL, "b": 8 * SMALL}, keep={"days": 30}, volume_bytes=MIB)
+    yield rig
+    rig.close()
+
+
+def flip(rig: UpkeepRig, target: str, path: str) -> bytes:
+    """Silent damage: a bit of a payload is another one. What the file held before."""
+    file = rig.targets[target].files.files[path]
+    before = file.read(0, file.seen_size, fresh=True)
+    at = file.seen_size // 2
+    file.write_through(at, bytes([before[at] ^ 1]))
+    return before
+
+
+def content_of(rig: UpkeepRig, target: str, path: str) -> bytes:
+    file = rig.targets[target].files.files[path]
+    return file.read(0, file.seen_size, fresh=True)
+
+
+@pytest.mark.parametrize("state_disk", ["well", "dead"])
+def test_a_copy_goes_for_the_sake_of_another_only_when_that_one_is_whole_now(uneven: UpkeepRig, state_disk: str) -> None:
+    """The catalog says that b has it, and b's disk has forgotten a bit: it is mended from a's copy before that one goes."""
+    rig = uneven
+    begin(rig)
+    rig.record(8.0)
+    first, second = rig.stored("b")[:2]
+    whole = flip(rig, "b", first)
+    assert (first, "a") not in rig.pruned
+    if state_disk == "dead":
+        assert rig.catalog.flush()
+        rig.break_state_disk()
+    rig.record(2 * SMALL / 1e6)
+    assert (second, "a") in rig.pruned
+    assert (first, "a") in rig.pruned, "once b's copy was mended"
+    assert content_of(rig, "b", first) == whole
+    assert rig.pruned[0] != (first, "a")
+    assert {target for _, target in rig.pruned} == {"a"}
+    assert {str(e.reason) for e in rig.events if isinstance(e, VolumePruned)} == {"redundant"}
+
+
+def test_what_cannot_be_mended_stays_where_it_is_whole(uneven: UpkeepRig) -> None:
+    """b does not let anything be replaced: a keeps its good copy, and gives up others."""
+    rig = uneven
+    begin(rig)
+    rig.record(8.0)
+    first = rig.stored("b")[0]
+    flip(rig, "b", first)
+    rig.targets["b"].fault = lambda request: errno.EIO if request.verb is Verb.RENAME and request.path2 == first else 0
+    rig.record(2 * SMALL / 1e6)
+    assert len(rig.pruned) > 20
+    assert (first, "a") not in rig.pruned
+    assert first in rig.stored("a")
+
+
+def test_the_window_of_a_standby_waits_for_a_whole_copy_too(tmp_path: Path) -> None:
+    """`standby_keep` gives up what the primary has: what it has indeed."""
+    rig = UpkeepRig(tmp_path, capacity_bytes={"a": 8 * SMALL, "b": 8 * SMALL}, keep={"days": 30}, volume_bytes=MIB)
+    try:
+        begin(rig)
+        rig.record(8.0)
+        rig.config = rig.config.model_copy(
+            update={
+                "journals": tuple(
+                    j.model_copy(update={"standby_keep": KeepConfig.model_validate({"bytes": "4MiB"})}) for j in rig.config.journals
+                )
+            }
+        )
+        first, second = rig.stored("a")[:2]
+        whole = flip(rig, "a", first)
+        rig.pruning.run()
+        assert (second, "b") in rig.pruned
+        assert (first, "b") not in rig.pruned
+        assert content_of(rig, "a", first) == content_of(rig, "b", first) == whole
+    finally:
+        rig.close()

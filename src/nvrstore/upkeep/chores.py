@@ -14,18 +14,18 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final
 
-from nvrstore.errors import ClosedError, NvrstoreError
+from nvrstore.errors import ClosedError, NvrstoreError, TargetIOError
 from nvrstore.events import Alarm
 from nvrstore.failover.terms import Claim, ClaimKey, Verdict
 from nvrstore.journal.names import NEXT_DIR, journal_dir
-from nvrstore.replicate.claim import Claimant, bring_claim, claim_term
+from nvrstore.replicate.claim import Claimant, bring_claim, claim_term, hold_term
 from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.targets.identity import ensure_journal
 from nvrstore.targets.steps import list_all
 from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.host import Runner, UpkeepHost
 from nvrstore.upkeep.mending import Mending
-from nvrstore.upkeep.prune import restore_trash
+from nvrstore.upkeep.prune import FULL, make_trash, restore_trash
 from nvrstore.upkeep.pruning import Pruning
 
 log = get_logger("upkeep.chores")
@@ -128,8 +128,14 @@ class Chores:
         engine = host.engines[journal]
         key = engine.spec.claim
         claim = Claim(journal, key.term, host.config.recorder.name, key.recorder_id, key.session, host.clock.utc_ns())
-        self._quick.run(ensure_journal(target, journal, engine.spec.journal_id))
-        verdict = self._quick.run(bring_claim(target, claim, frozenset(self._answered.get(journal, ()))))
+        try:
+            self._quick.run(ensure_journal(target, journal, engine.spec.journal_id))
+            verdict = self._quick.run(bring_claim(target, claim, frozenset(self._answered.get(journal, ()))))
+        except TargetIOError as error:
+            if error.errno in FULL:
+                self._room_for_claim(journal, target)
+            raise  # it is asked for again
+        self._pruning.full.discard((journal, target))
         if verdict is Verdict.OK:
             self._tidy(self._quick, journal, target)
             host.hub.post(lambda: engine.claimed(target))
@@ -138,15 +144,23 @@ class Chores:
         else:
             log.warning("claim.refused", journal=journal, target=target, reason="another recorder took over")
 
+    def _room_for_claim(self, journal: str, target: str) -> None:
+        """It was full when it came, so that nothing can be written there that says whose it is: what is clearly due goes first."""
+        self._quick.run(hold_term(target, journal, self._host.engines[journal].spec.claim))
+        self._clear_killed(self._quick, journal, target)
+        self._pruning.full.add((journal, target))
+        self._make_room()
+
     def _tidy(self, runner: Runner, journal: str, target: str) -> None:
         """Before anything is pruned under a new claim: take back what an earlier owner was about to delete; clear leftovers."""
         restored = runner.run(restore_trash(target, journal))
         for path, reason in restored.failed.items():
             log.warning("trash.kept", target=target, path=path, reason=reason)
-        runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
+        runner.run(make_trash(target, journal, self._host.engines[journal].spec.claim.term))
+        self._clear_killed(runner, journal, target)
 
-    def _clear_killed(self, target: str, journal: str) -> int:
-        return self._long.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
+    def _clear_killed(self, runner: Runner, journal: str, target: str) -> None:
+        runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
 
     def _clear_own(self, journal: str, target: str) -> None:
         """It returned: what this session had prepared there before is nobody's any more, and as large as volumes are."""
@@ -187,7 +201,7 @@ class Chores:
             for target in engine.spec.claimed_on:
                 self._guarded(f"tidy {target}", lambda journal=journal, target=target: self._tidy(self._long, journal, target))  # type: ignore[misc]
             # Nobody else writes there: what a session that was killed had prepared takes room on the state disk for ever.
-            self._guarded("tidy the refuge", lambda journal=journal: self._clear_killed(self._refuge, journal))  # type: ignore[misc]
+            self._guarded("tidy the refuge", lambda journal=journal: self._clear_killed(self._long, journal, self._refuge))  # type: ignore[misc]
         while not self._long.stopping.is_set():
             for journal, engine in self._host.engines.items():
                 if engine.fenced:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from nvrstore.errors import FencedError, TargetError
 from nvrstore.failover.terms import ClaimKey
@@ -20,6 +21,8 @@ from nvrstore.journal.names import TRASH_DIR, VolumeName, journal_dir, trash_pat
 from nvrstore.replicate.claim import hold_term
 from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.targets.steps import ask, expect, list_all
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def prune(target: str, name: VolumeName, own: ClaimKey, *, busy_days: Collection[str] = ()) -> Steps[bool]:
@@ -34,7 +37,7 @@ def prune(target: str, name: VolumeName, own: ClaimKey, *, busy_days: Collection
     trash = trash_path(name, own.term)
     moved = yield Call(target, Request(Verb.RENAME, name.path, path2=trash))
     if moved.errno == errno.ENOENT:
-        yield from ask(target, Request(Verb.MKDIR, _folder(trash)), f"make {_folder(trash)}")
+        trash = yield from _in_trash(target, trash)
         moved = yield Call(target, Request(Verb.RENAME, name.path, path2=trash))
     if moved.errno == errno.ENOENT:
         return False
@@ -48,6 +51,25 @@ def prune(target: str, name: VolumeName, own: ClaimKey, *, busy_days: Collection
     if name.day not in busy_days:
         yield Call(target, Request(Verb.RMDIR, _folder(name.path)))  # ENOTEMPTY is the usual answer
     return True
+
+
+def _in_trash(target: str, trash: str) -> Steps[str]:
+    """Where a volume can be moved to: its folder is made. On a full disk that of another term serves: trash is taken back from all."""
+    folder = _folder(trash)
+    made = yield Call(target, Request(Verb.MKDIR, folder))
+    if made.errno in FULL:
+        root = _folder(folder)
+        for entry in (yield from list_all(target, root, missing_ok=True)):
+            if entry.directory:
+                return f"{root}/{entry.name}{trash.removeprefix(folder)}"
+    expect(made, target, f"make {folder}")
+    return trash
+
+
+def make_trash(target: str, journal: str, term: int) -> Steps[bool]:
+    """The folder for what goes in this term, while there is room for it: a full disk cannot make one. False: not now."""
+    answer = yield Call(target, Request(Verb.MKDIR, f"{journal_dir(journal)}/{TRASH_DIR}/{term:04d}"))
+    return answer.ok
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ from nvrstore.upkeep.retention import (
 )
 from nvrstore.upkeep.room import FULL_S_MIN, Room, room_for, too_small
 from nvrstore.upkeep.shown import shown_volumes, spans_in
+from nvrstore.upkeep.trust import Trust
 from nvrstore.upkeep.waits import WAIT_S, Waits
 
 log = get_logger("upkeep.pruning")
@@ -67,10 +68,12 @@ class Pruning:
 
     def __init__(self, host: UpkeepHost, runner: Runner) -> None:
         self._host, self._runner = host, runner
+        self._trust = Trust(host, runner)
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
         self._gone: set[tuple[str, str]] = set()  # (path, target) of copies that went, and that rows may still name
         self.recovering: set[str] = set()  # volumes that recovery is at work on now, by id and by path
+        self.full: set[tuple[str, str]] = set()  # (journal, target): it has no room for the claim, without which it cannot join
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
@@ -182,7 +185,7 @@ class Pruning:
         host = self._host
         # Asked behind the list: what is in it and no longer written is not opened again.
         busy = {path for engine in host.engines.values() for path in host.hub.ask(engine.paths_in_use)} | self.recovering
-        volumes = [replace(v, open=v.name.path in busy or v.volume_id in busy) for v in volumes]
+        volumes = [replace(self._trust.doubted(v), open=v.name.path in busy or v.volume_id in busy) for v in volumes]
         total = min(space.total_bytes for space in spaces.values())
         return plan_retention(
             volumes,
@@ -211,7 +214,8 @@ class Pruning:
         names: dict[str, None] = {}
         for engine in self._host.engines.values():
             for name, state in engine.states().items():
-                if state in MEMBER or state is State.READY:
+                full = state is State.HOLD_DOWN and (engine.spec.name, name) in self.full and engine.ports[name].answering
+                if state in MEMBER or state is State.READY or full:
                     names[name] = None
         return list(names)
 
@@ -283,6 +287,8 @@ class Pruning:
 
     def _remove(self, removal: Removal) -> bool:
         host, name = self._host, removal.volume.name
+        if removal.trusts and not self._trust.stays_elsewhere(removal):
+            return False
         engine = host.engines[name.journal]
         busy = {name.day, _today(host)}
         host.catalog.volume_removed(removal.volume.volume_id, removal.target)

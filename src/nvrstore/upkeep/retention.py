@@ -107,6 +107,7 @@ class Removal:
     reason: Reason
     cause: Cause
     last: bool
+    trusts: tuple[str, ...] = ()  # it goes since one of these has it: read there, and its checksums compared, before it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,11 +208,11 @@ class _Work:
     def removable(self, target: str) -> list[StoredVolume]:
         return [v for v in self.volumes if target in self.left[v.volume_id] and v.volume_id not in self.fixed]
 
-    def remove(self, volume: StoredVolume, target: str, reason: Reason, cause: Cause, place: str) -> None:
+    def remove(self, volume: StoredVolume, target: str, reason: Reason, cause: Cause, place: str, trusts: Collection[str] = ()) -> None:
         copies = self.left[volume.volume_id]
         copy = copies.pop(target)
         self.freed[target] += copy.bytes
-        self.removals.append(Removal(target, volume, copy.bytes, reason, cause, last=not copies))
+        self.removals.append(Removal(target, volume, copy.bytes, reason, cause, not copies, tuple(sorted(trusts))))
         key = (volume.name.journal, place)
         floor = self.raised.get(key) or self.floors.get(key, Floor())
         if not floor.covers(volume.name):
@@ -232,7 +233,8 @@ class _Work:
         for volume, target in self._reachable():
             place, late_ns = self._past_age(volume, target)
             if late_ns > 0 and (volume.name.journal not in waiting or self._was_due(volume, place)):
-                self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, place)
+                trusts = self.kept_in_full(volume, target) if place != JOURNAL else ()
+                self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, place, trusts)
         for journal in sorted(newest_ns):
             for target in sorted(self.spaces):
                 self._expire_bytes(journal, target)
@@ -249,7 +251,7 @@ class _Work:
         old_ns = self.now_ns[journal] - volume.end_ns
         if age_ns is not None and old_ns > age_ns:
             return JOURNAL, old_ns - age_ns
-        if window is not None and window.age_ns is not None and old_ns > window.age_ns and self.is_kept_in_full(volume, target):
+        if window is not None and window.age_ns is not None and old_ns > window.age_ns and self.kept_in_full(volume, target):
             return target, old_ns - window.age_ns
         return JOURNAL, 0
 
@@ -269,9 +271,10 @@ class _Work:
         for volume in self.removable(target):
             if excess <= 0:
                 return
-            if volume.name.journal == journal and (not window or self.is_kept_in_full(volume, target)):
+            trusts = self.kept_in_full(volume, target) if window else []
+            if volume.name.journal == journal and (not window or trusts):
                 excess -= self.left[volume.volume_id][target].bytes
-                self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, target)
+                self.remove(volume, target, Reason.EXPIRED, Cause.POLICY, target, trusts)
 
     # --- short of space
 
@@ -279,21 +282,19 @@ class _Work:
         """Bytes that must go so that the target has free what its journals want, and what is about to be needed."""
         return self.wanted[target] - self.spaces[target].free_bytes - self.freed[target]
 
-    def is_kept_in_full(self, volume: StoredVolume, target: str) -> bool:
-        """Whether a target that answers, and keeps more than a window, has a verified copy, and no wanted member lacks one."""
-        return volume.volume_id not in self.unsynced and any(
-            copy.verified and other in self.spaces and (volume.name.journal, other) not in self.keep_at
-            for other, copy in self.left[volume.volume_id].items()
-            if other != target
-        )
+    def kept_in_full(self, volume: StoredVolume, target: str) -> list[str]:
+        """The targets that answer, keep more than a window, and have a verified copy; none where a wanted member lacks one."""
+        return [other for other in self._verified(volume, target) if (volume.name.journal, other) not in self.keep_at]
 
-    def is_kept_elsewhere(self, volume: StoredVolume, target: str) -> bool:
-        """Whether another verified copy lies on a target that answers and is not short itself, and no wanted member lacks it."""
-        return volume.volume_id not in self.unsynced and any(
-            copy.verified and other in self.spaces and self.missing(other) <= -(self.spaces[other].total_bytes // ROOM_SHARE)
-            for other, copy in self.left[volume.volume_id].items()
-            if other != target
-        )
+    def kept_elsewhere(self, volume: StoredVolume, target: str) -> list[str]:
+        """The targets that answer, are not short themselves, and have a verified copy; none where a wanted member lacks one."""
+        return [other for other in self._verified(volume, target) if self.missing(other) <= -(self.spaces[other].total_bytes // ROOM_SHARE)]
+
+    def _verified(self, volume: StoredVolume, target: str) -> list[str]:
+        if volume.volume_id in self.unsynced:
+            return []
+        copies = self.left[volume.volume_id]
+        return [other for other, copy in copies.items() if copy.verified and other in self.spaces and other != target]
 
     def make_room(self, target: str) -> int:
         """Plan until the target has what it wants; returns what stays missing."""
@@ -303,8 +304,8 @@ class _Work:
             for volume in self.removable(target):
                 if self.missing(target) <= 0:
                     break
-                if redundant and self.is_kept_elsewhere(volume, target):
-                    self.remove(volume, target, Reason.REDUNDANT, Cause.POLICY, target)
+                if redundant and (trusts := self.kept_elsewhere(volume, target)):
+                    self.remove(volume, target, Reason.REDUNDANT, Cause.POLICY, target, trusts)
                 elif not redundant:
                     # where the policy names an age, footage that is not yet of that age goes against the policy
                     wanted_longer = self.policy(volume.name.journal, target).age_ns is not None
