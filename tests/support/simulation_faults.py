@@ -120,7 +120,7 @@ class Faults:
                 node = world.node_of(view.who)
                 if node is not None:
                     node.kill()
-                world.states[view.who].rows.clear()
+                world.states[view.who].lose_catalog()
             case _:
                 self.injected[kind] -= not self._recorder(kind)
 

@@ -32,6 +32,7 @@ from nvrstore.replicate.settling import Debts
 from nvrstore.replicate.truth import Truth, choose_truth
 from nvrstore.replicate.volume import Copy, OpenVolume, Submitted
 from nvrstore.targets.contract import Answer
+from nvrstore.upkeep import mending
 
 
 @contextmanager
@@ -114,10 +115,7 @@ def cut_below_a_committed_batch() -> Iterator[None]:
 @contextmanager
 def resurrect_the_expired() -> Iterator[None]:
     """Resync copies what retention let go."""
-
-    from tests.support import simulation_node
-
-    with mock.patch.object(resync, "expired", return_value=False), mock.patch.object(simulation_node, "expired", return_value=False):
+    with mock.patch.object(resync, "expired", return_value=False), mock.patch.object(mending, "expired", return_value=False):
         yield
 
 

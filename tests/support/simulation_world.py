@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, Self
+from typing import Any, Final, Self
 from unittest import mock
 
 from tests.support.engine import CONFIG
@@ -36,7 +36,7 @@ from nvrstore.targets.pool import Pool
 STEP_S = 0.2
 FRAGMENT_S = 0.5
 QUIET_S = 40.0  # after everything healed: hold-downs pass, resync runs
-STREAMS = ("gate", "yard")
+STREAMS: Final = ("gate", "yard")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,9 @@ class Plan:
     fault_every_s: float
     calls: int
     laid_out: bool = False  # batches come from another process, through a window of the pool
+    window_s: float | None = None  # what standbys keep
+    rebuild_after_s: float = 0.0
+    failback: bool = True
 
     @classmethod
     def draw(cls, rng: Random) -> Plan:
@@ -110,6 +113,7 @@ class World:
                 disk = self.disks[f"refuge-{who}"] = Disk("refuge", self.clock)
                 self.views[who]["refuge"] = View(disk, who, self.clock, self._carried, self.rng)
         self.nodes: list[Node] = []
+        self.streams = STREAMS
         self.faults = Faults(self)
         self._marks = 0
 
@@ -136,6 +140,8 @@ class World:
                 node.worker.close()
         for pool in pools:
             pool.close()
+        for state in self.states.values():
+            state.database.close()
 
     @property
     def now_s(self) -> float:

@@ -26,7 +26,7 @@ from nvrstore.replicate.floor import Floor, floors_of
 from nvrstore.targets.contract import Request, Steps, Verb
 from nvrstore.targets.steps import ask
 from nvrstore.telemetry import get_logger
-from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.host import UpkeepHost, Work, do
 from nvrstore.upkeep.prune import prune
 from nvrstore.upkeep.retention import (
     RETENTION_GAP,
@@ -60,10 +60,10 @@ def keep_of(keep: KeepConfig, total_bytes: int) -> Keep:
 
 
 class Pruning:
-    """See the module. Used by one thread of upkeep."""
+    """See the module. Used by one thread of upkeep at a time."""
 
-    def __init__(self, host: UpkeepHost, runner: Runner) -> None:
-        self._host, self._runner = host, runner
+    def __init__(self, host: UpkeepHost) -> None:
+        self._host = host
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
         self.recovering: set[str] = set()  # volumes that recovery is at work on now
@@ -127,12 +127,12 @@ class Pruning:
                 found.append(target)
         return found
 
-    def run(self) -> int:
+    def run(self) -> Work[int]:
         """Plan and carry out; how many copies went."""
         host = self._host
         if any(engine.fenced for engine in host.engines.values()):
             return 0  # a superseded writer deletes nothing, anywhere
-        spaces = self._spaces()
+        spaces = yield from self._spaces()
         if not spaces:
             return 0
         room = self.room()
@@ -146,7 +146,7 @@ class Pruning:
         self._tell_overdue(plan.overdue, spaces, now_s)
         self.short = plan.short
         full = [target for target, space in spaces.items() if target in room and space.free_bytes < room[target].volumes_bytes]
-        return self._carry_out(plan, full) if plan.removals else 0
+        return (yield from self._carry_out(plan, full)) if plan.removals else 0
 
     def _tell_overdue(self, overdue: Mapping[str, int], spaces: Collection[str], now_s: float) -> None:
         sure = [name for name, engine in self._host.engines.items() if set(engine.spec.targets) <= set(spaces)]
@@ -162,7 +162,7 @@ class Pruning:
     def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
         host = self._host
         host.catalog.flush()
-        with CatalogReader(host.catalog.path) as reader:
+        with host.catalog.reader() as reader:
             volumes = self._volumes(reader)
             total = min(space.total_bytes for space in spaces.values())
             plan = plan_retention(
@@ -178,12 +178,12 @@ class Pruning:
             )
             return replace(plan, removals=self._with_spans(reader, plan.removals))
 
-    def _spaces(self) -> dict[str, Space]:
+    def _spaces(self) -> Work[dict[str, Space]]:
         """Fresh where it matters: a plan over old figures would delete twice."""
         spaces = {}
         for target in self._members():
             try:
-                answer = self._runner.run(_space(target))
+                answer = yield from do(_space(target))
             except TargetError:
                 continue
             spaces[target] = Space(answer["total"], answer["free"])
@@ -248,12 +248,15 @@ class Pruning:
                     lacking.add(volume.volume_id)
         return lacking
 
-    def _carry_out(self, plan: Plan, full: Collection[str]) -> int:
+    def _carry_out(self, plan: Plan, full: Collection[str]) -> Work[int]:
         removals: Sequence[Removal] = plan.removals
-        if not self._written(plan):
+        if not (yield from self._written(plan)):
             log.warning("pruning.postponed", reason="its ledger entry did not become durable", full=sorted(full))
             removals = self._first_room(plan, full)
-        return sum(self._remove(removal) for removal in removals)
+        gone = 0
+        for removal in removals:
+            gone += yield from self._remove(removal)
+        return gone
 
     def _first_room(self, plan: Plan, full: Collection[str]) -> list[Removal]:
         """What goes before its entry is durable: enough that all that waits can be written, the entry behind it."""
@@ -264,7 +267,7 @@ class Pruning:
             self._floors[place] = self._floors.get(place, Floor()).raised([removal.volume.name])
         return removals
 
-    def _written(self, plan: Plan) -> bool:
+    def _written(self, plan: Plan) -> Work[bool]:
         """Whether floors and gaps are durable: handed over all at once, they are in one batch."""
         host = self._host
         gaps = ledger_entries(plan.removals, self._gaps)
@@ -272,19 +275,19 @@ class Pruning:
         for gap in gaps:
             journal = next(r.volume.name.journal for r in plan.removals if any(s.stream == gap.stream for s in r.volume.spans))
             entries.append((journal, gap.record()))
-        if not host.wait_records(entries, DURABLE_S):
+        if not (yield from do(host.wait_records(entries, DURABLE_S))):
             return False
         self._floors.update(plan.floors)
         self._gaps.update((gap.id, gap) for gap in gaps)
         return True
 
-    def _remove(self, removal: Removal) -> bool:
+    def _remove(self, removal: Removal) -> Work[bool]:
         host, name = self._host, removal.volume.name
         engine = host.engines[name.journal]
         busy = {name.day, _today(host)}
         host.catalog.volume_removed(removal.volume.volume_id, removal.target)
         try:
-            gone = self._runner.run(prune(removal.target, name, engine.spec.claim, busy_days=busy))
+            gone = yield from do(prune(removal.target, name, engine.spec.claim, busy_days=busy))
         except (FencedError, TargetError) as error:
             log.warning("volume.kept", path=name.path, target=removal.target, reason=str(error))
             return False
