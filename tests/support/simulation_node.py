@@ -1,11 +1,11 @@
-"""One recorder of a simulation, from its start to its end: the real hub, ports and engine; upkeep as steps on the virtual clock.
+"""One recorder of a simulation, from its start to its end: the real hub, ports, engine, observer and upkeep, on the virtual clock.
 
     start: read claims -> (watch the owner) -> claim --> hub.round() every step
                                                          quick work: claims for targets that return, room
                                                          long work:  tidy, then survey -> recover -> resync -> declare -> retention
 
 What a thread waits for in a recorder is a `Pause` or an unanswered call here; a crash or a freeze finds it anywhere.
-The catalog is a table in memory that survives on the state disk, unless the world loses it.
+The catalog is a database in memory that survives on the state disk, unless the world loses it.
 """
 
 from __future__ import annotations

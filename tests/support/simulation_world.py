@@ -59,6 +59,17 @@ class Plan:
     window_s: float | None = None  # what standbys keep
     rebuild_after_s: float = 0.0
     failback: bool = True
+    operator: bool = False  # somebody takes targets out for maintenance, and brings them back
+
+    @staticmethod
+    def of_upkeep(rng: Random) -> dict[str, Any]:
+        """What was drawn later than the rest, apart from it: the seeds that there were play as they did."""
+        return {
+            "window_s": rng.choice([None, None, None, 4.0]),
+            "rebuild_after_s": rng.choice([0.0, 0.0, 6.0, 1200.0]),
+            "failback": rng.random() < 0.75,
+            "operator": rng.random() < 0.3,
+        }
 
     @classmethod
     def draw(cls, rng: Random) -> Plan:
@@ -94,7 +105,8 @@ class World:
         self.rng = Random(f"nvrstore {seed}")
         drawn = Plan.draw(self.rng)
         laid_out = Random(f"nvrstore laid out {seed}").random() < 0.4  # drawn apart: the seeds that there were play as they did
-        self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **changes})
+        upkeep = Plan.of_upkeep(Random(f"nvrstore upkeep {seed}"))
+        self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **upkeep, **changes})
         self.clock = ManualClock()
         self.zero_s = self.clock.monotonic_s()
         self.history: list[str] = []

@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
-from nvrstore.config import KeepConfig
+from nvrstore.config import JournalConfig, KeepConfig
 from nvrstore.errors import FencedError, TargetError
 from nvrstore.events import Alarm, VolumePruned
 from nvrstore.failover.machine import MEMBER, State
+from nvrstore.failover.members import choose_primary
 from nvrstore.journal.names import parse_volume_path
 from nvrstore.model import NS_PER_S, Gap, Media, Record, RecordKind
 from nvrstore.replicate.floor import Floor, floors_of
@@ -70,6 +71,7 @@ class Pruning:
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
+        self._narrow: frozenset[tuple[str, str]] = frozenset()  # (journal, target): where the last plan kept less than elsewhere
         self._small: set[str] = set()  # targets about which somebody was told
         self._waits = Waits(host.saved_waits(), host.save_waits)
 
@@ -165,12 +167,14 @@ class Pruning:
         with host.catalog.reader() as reader:
             volumes = self._volumes(reader)
             total = min(space.total_bytes for space in spaces.values())
+            windows = self._windows(total)
+            self._narrow = frozenset(windows)
             plan = plan_retention(
                 volumes,
                 spaces,
                 {journal.name: keep_of(journal.keep, total) for journal in host.config.journals},
                 now_ns=host.clock.utc_ns(),
-                keep_at=self._windows(total),
+                keep_at=windows,
                 unsynced=self._unsynced(volumes),
                 room=room,
                 floors=self._floors,
@@ -199,15 +203,26 @@ class Pruning:
 
     def _windows(self, total: int) -> dict[tuple[str, str], Keep]:
         """The standbys' narrower windows, while there is a primary that keeps everything."""
-        windows = {}
-        for journal in self._host.config.journals:
-            if journal.standby_keep is not None:
-                engine = self._host.engines[journal.name]
-                members = engine.members()
-                whole = len(members) >= journal.copies and all(engine.states().get(m.target) is State.SYNCED for m in members)
-                for member in members[1:] if whole else ():
-                    windows[journal.name, member.target] = keep_of(journal.standby_keep, total)
-        return windows
+        return {
+            (journal.name, target): keep_of(journal.standby_keep, total)
+            for journal in self._host.config.journals
+            if journal.standby_keep is not None
+            for target in self._standbys(journal)
+        }
+
+    def _standbys(self, journal: JournalConfig) -> list[str]:
+        """The members beside a primary that stays one: who takes its role back in a moment keeps everything."""
+        engine = self._host.engines[journal.name]
+        states, names = engine.states(), [member.target for member in engine.members()]
+        whole = len(names) == journal.copies and all(states.get(name) is State.SYNCED for name in names)
+        if not whole or choose_primary(engine.spec.targets, states, names[0], failback=engine.spec.failback_auto) != names[0]:
+            return []
+        return names[1:]
+
+    def _still(self, removal: Removal) -> bool:
+        """Whether it may go now: writing it down takes a while, in which a standby may have become the only one."""
+        journal = removal.volume.name.journal
+        return (journal, removal.target) not in self._narrow or removal.target in self._standbys(self._host.config.journal(journal))
 
     def _volumes(self, reader: CatalogReader) -> list[StoredVolume]:
         infos = list(reader.volumes())
@@ -255,7 +270,8 @@ class Pruning:
             removals = self._first_room(plan, full)
         gone = 0
         for removal in removals:
-            gone += yield from self._remove(removal)
+            if self._still(removal):
+                gone += yield from self._remove(removal)
         return gone
 
     def _first_room(self, plan: Plan, full: Collection[str]) -> list[Removal]:
