@@ -14,7 +14,8 @@ from nvrstore.clock import SYSTEM_CLOCK
 from nvrstore.config import TargetConfig
 from nvrstore.farm import Farm
 from nvrstore.limits import MIB
-from nvrstore.recorder.core import REFUGE, RecorderCore, make_target
+from nvrstore.recorder.core import REFUGE, RecorderCore
+from nvrstore.recorder.wiring import make_target
 from nvrstore.targets.contract import Request, Target, Verb
 from nvrstore.targets.memory import MemoryTarget
 from nvrstore.targets.memory_files import MemoryFiles

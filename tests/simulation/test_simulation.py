@@ -122,6 +122,12 @@ def test_seed_13804_a_volume_that_lived_and_ended_during_a_survey_is_left_for_th
     run(13804)
 
 
+@pytest.mark.parametrize("seed", [54, 93, 95])
+def test_seeds_54_and_others_who_is_about_to_be_primary_again_keeps_everything(seed: int) -> None:
+    """It was a standby for one more moment, and its history went out of a standby's window."""
+    run(seed)
+
+
 SMALL: dict[str, Any] = {"volume_age_s": 1.5, "kinds": ("full-once", "hang", "unmount"), "fault_every_s": 0.7}
 
 

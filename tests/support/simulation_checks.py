@@ -66,6 +66,7 @@ class Checks:
         self.tidied_at: dict[tuple[str, ClaimKey], float] = {}
         self.newest_ns: dict[str, int] = {}  # per volume's path: UTC of its newest footage
         self.expired: dict[str, str] = {}  # volume id -> path: retention let it go
+        self.windowed: set[tuple[str, str]] = set()  # (volume id, target): gone there alone, from a standby's window
         self.gone: set[str] = set()  # paths of volumes that retention took somewhere
         self.acks = self.steps = self.writes = 0
 
@@ -271,11 +272,36 @@ class Checks:
         if removal.reason is not Reason.EXPIRED:
             self.fail("I12", f"{path} goes from {removal.target} because it is {removal.reason}, and there is room")
         newest = self.newest_ns.get(path)
-        if plan.keep_s is None or (
-            newest is not None and newest > self.world.clock.utc_ns() - int((plan.keep_s - self.world.stepped_back_s) * 1e9) + 1_000_000
-        ):
+        if plan.window_s is not None and not self._old(newest, plan.keep_s):
+            self._out_of_window(node, removal, newest, plan.window_s)
+            return
+        if not self._old(newest, plan.keep_s):
             self.fail("I12", f"{path} goes before its time")
         self.expired[removal.volume.volume_id] = path
+
+    def _old(self, newest_ns: int | None, keep_s: float | None) -> bool:
+        """Whether footage is older than it is kept, as far as clocks can be trusted."""
+        if keep_s is None or newest_ns is None:
+            return keep_s is not None
+        return newest_ns <= self.world.clock.utc_ns() - int((keep_s - self.world.stepped_back_s) * 1e9) + 1_000_000
+
+    def _out_of_window(self, node: Node, removal: Removal, newest_ns: int | None, window_s: float) -> None:
+        """A standby keeps less than the primary, which has it, whole."""
+        path, target = removal.volume.name.path, removal.target
+        if not self._old(newest_ns, window_s):
+            self.fail("I12", f"{path} goes from {target} before it is out of its window")
+        members = node.engine.members() if node.engine is not None else []
+        known = self.closed_as.get(removal.volume.volume_id)
+        kept = [
+            member.target
+            for member in members
+            if member.target != target
+            and (file := self.world.disks[member.target].files.files.get(path)) is not None
+            and (known is None or file.read(0, len(known[1]), fresh=True) == known[1])
+        ]
+        if not kept:
+            self.fail("I12", f"{path} goes from the window of {target}, and no member has it")
+        self.windowed.add((removal.volume.volume_id, target))
 
     def planned(self, node: Node, plan: ResyncPlan) -> None:
         if plan.conflicts:
@@ -358,7 +384,7 @@ class Checks:
             if self.where[identity] & allowed:
                 continue
             for name in names:
-                if identity not in found[name]:
+                if identity not in found[name] and not all((volume, name) in self.windowed for volume in self.where[identity]):
                     where = sorted(n for n in names if identity in found[n])
                     self.fail("I1, promise 1", f"{identity} was committed, and is not on {name} (it is on {where or 'none'})")
         for identity in sorted(self.kept_in_refuge - self.acked):
@@ -366,13 +392,15 @@ class Checks:
                 self.fail("I14, promise 3", f"{identity} was kept in a refuge, and was never merged")
         if not world.plan.keep_s:
             for key in self.records:
-                for name in names:
+                for name in names if world.plan.window_s is None else ():
                     if key[0] == RecordKind.MARK and key not in records[name]:
                         self.fail("I1, promise 3", f"record {key} was committed, and is not on {name}")
         reference = contents[names[0]]
         for name in names[1:]:
-            if contents[name] != reference:
-                differing = sorted(p for p in set(reference) | set(contents[name]) if reference.get(p) != contents[name].get(p))
+            differing = sorted(p for p in set(reference) | set(contents[name]) if reference.get(p) != contents[name].get(p))
+            if world.plan.window_s is not None:  # a standby's window: what is there all the same, is the same
+                differing = [p for p in differing if p in reference and p in contents[name]]
+            if differing:
                 self.fail("I13", f"{names[0]} and {name} differ in {differing[:3]}")
         for volume_id, path in self.expired.items():
             for name in names:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 from tests.support.simulation_disks import View
 
+from nvrstore.failover.machine import State
 from nvrstore.targets.contract import Request, Verb
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 _WRITING: Final = frozenset({Verb.APPEND, Verb.OPEN})
 _ROOM: Final = frozenset({Verb.PREPARE, Verb.APPEND, Verb.WRITE, Verb.PUT, Verb.MKDIR, Verb.OPEN})
 _SYNCS: Final = frozenset({Verb.SYNC, Verb.TRUNCATE, Verb.RENAME, Verb.LINK, Verb.UNLINK, Verb.PUT})
+
+OPERATOR_S: Final = 3.0  # on average between two acts of maintenance
 
 KINDS: Final = (
     "io-error",
@@ -53,10 +57,15 @@ class Faults:
         self.injected: Counter[str] = Counter()  # what really happened, by kind
         self._next_s = 0.5
         self._slow: dict[int, int] = {}
+        self._operator = Random(f"nvrstore operator {world.seed}")
+        self._operator_next_s = 1.0
 
     def step(self) -> None:
         """Perhaps something happens now."""
         world, rng = self.world, self.world.rng
+        if world.plan.operator and world.now_s >= self._operator_next_s:
+            self._operator_next_s = world.now_s + self._operator.expovariate(1.0 / OPERATOR_S)
+            self._operate()
         if world.now_s >= self._next_s:
             self._next_s = world.now_s + rng.expovariate(1.0 / world.plan.fault_every_s)
             if rng.random() < 0.45:
@@ -67,6 +76,18 @@ class Faults:
             who = "nvr-2" if world.plan.second and rng.random() < 0.3 else "nvr-1"
             self._note(f"start {who}")
             world.begin(who, take_over=rng.random() < 0.5)
+
+    def _operate(self) -> None:
+        """A target is taken out for maintenance, or comes back."""
+        running = [(node, engine) for node in self.world.living() if not node.frozen and (engine := node.engine) is not None]
+        if not running:
+            return
+        node, engine = self._operator.choice(running)
+        target, state = self._operator.choice(sorted(engine.states().items()))
+        drained = state is State.DRAINED
+        self._note(f"{'return' if drained else 'drain'} {node.who}:{target}")
+        self.injected["return" if drained else "drain"] += 1
+        (engine.take_back if drained else engine.drain)(target)
 
     def _note(self, what: str) -> None:
         self.world.history.append(f"{self.world.now_s:.1f} {what}")
@@ -119,7 +140,7 @@ class Faults:
                 node = world.node_of(view.who)
                 if node is not None:
                     node.kill()
-                world.states[view.who].rows.clear()
+                world.states[view.who].lose_catalog()
             case _:
                 self.injected[kind] -= not self._recorder(kind)
 
@@ -185,6 +206,9 @@ class Faults:
         for node in self.world.living():
             if node.frozen:
                 node.thaw()
+            for target, state in node.engine.states().items() if node.engine is not None else ():
+                if state is State.DRAINED and node.engine is not None:
+                    node.engine.take_back(target)
 
 
 def _once(view: View, which: Callable[[Request], bool], code: int) -> Callable[[Request], int]:

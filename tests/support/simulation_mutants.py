@@ -3,7 +3,7 @@
 acknowledge early · reuse memory · give it back too early · believe a failed sync · ignore the term · prune whatever others own
 cut below what was committed · bring back what expired · say nothing about what was dropped · commit out of order
 recover what is being written · wait for the dead · drop though one could take it · condemn at once · come back at once
-say nothing of a lost member · believe headers alone
+say nothing of a lost member · believe headers alone · empty the next primary
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 from unittest import mock
 
 from nvrstore import losses
+from nvrstore.config import JournalConfig
 from nvrstore.extents import Loan
 from nvrstore.failover.detector import Health, Verdict
 from nvrstore.failover.machine import Event
@@ -32,6 +33,8 @@ from nvrstore.replicate.settling import Debts
 from nvrstore.replicate.truth import Truth, choose_truth
 from nvrstore.replicate.volume import Copy, OpenVolume, Submitted
 from nvrstore.targets.contract import Answer
+from nvrstore.upkeep import mending
+from nvrstore.upkeep.pruning import Pruning
 
 
 @contextmanager
@@ -114,10 +117,7 @@ def cut_below_a_committed_batch() -> Iterator[None]:
 @contextmanager
 def resurrect_the_expired() -> Iterator[None]:
     """Resync copies what retention let go."""
-
-    from tests.support import simulation_node
-
-    with mock.patch.object(resync, "expired", return_value=False), mock.patch.object(simulation_node, "expired", return_value=False):
+    with mock.patch.object(resync, "expired", return_value=False), mock.patch.object(mending, "expired", return_value=False):
         yield
 
 
@@ -206,6 +206,17 @@ def believe_headers_alone() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def empty_the_next_primary() -> Iterator[None]:
+    """Who is no primary yet, and will be in a moment, keeps only a standby's window."""
+
+    def beside(self: Pruning, journal: JournalConfig) -> list[str]:
+        return [member.target for member in self._host.engines[journal.name].members()[1:]]
+
+    with mock.patch.object(Pruning, "_standbys", beside), mock.patch.object(Pruning, "_still", return_value=True):
+        yield
+
+
 #: By name: the mutation, what its violation must say, kinds of faults that it needs (none: whatever is drawn).
 MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any]]]] = {
     "acknowledge early": (acknowledge_early, ("I2",), {}),
@@ -239,5 +250,10 @@ MUTANTS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...], dict[str, Any
     "come back at once": (come_back_at_once, ("I25",), {}),
     "say nothing of a lost member": (say_nothing_of_a_lost_member, ("I29",), {"commit_any": False}),
     "believe headers alone": (believe_headers_alone, ("I18",), {"kinds": ("host-power-cut", "power-cut", "write-error-once")}),
+    "empty the next primary": (
+        empty_the_next_primary,
+        ("I12",),
+        {"window_s": 4.0, "keep_s": None, "targets": "ab", "copies": 1, "kinds": ("io-error", "partition"), "seconds": 20.0},
+    ),
     "recover what is being written": (recover_what_is_being_written, ("I1", "I2", "I10", "I17", "I13", "I18", "I28"), {}),
 }

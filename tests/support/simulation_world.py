@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, Self
+from typing import Any, Final, Self
 from unittest import mock
 
 from tests.support.engine import CONFIG
@@ -36,7 +36,7 @@ from nvrstore.targets.pool import Pool
 STEP_S = 0.2
 FRAGMENT_S = 0.5
 QUIET_S = 40.0  # after everything healed: hold-downs pass, resync runs
-STREAMS = ("gate", "yard")
+STREAMS: Final = ("gate", "yard")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,20 @@ class Plan:
     fault_every_s: float
     calls: int
     laid_out: bool = False  # batches come from another process, through a window of the pool
+    window_s: float | None = None  # what standbys keep
+    rebuild_after_s: float = 0.0
+    failback: bool = True
+    operator: bool = False  # somebody takes targets out for maintenance, and brings them back
+
+    @staticmethod
+    def of_upkeep(rng: Random) -> dict[str, Any]:
+        """What was drawn later than the rest, apart from it: the seeds that there were play as they did."""
+        return {
+            "window_s": rng.choice([None, None, None, 4.0]),
+            "rebuild_after_s": rng.choice([0.0, 0.0, 6.0, 1200.0]),
+            "failback": rng.random() < 0.75,
+            "operator": rng.random() < 0.3,
+        }
 
     @classmethod
     def draw(cls, rng: Random) -> Plan:
@@ -91,7 +105,8 @@ class World:
         self.rng = Random(f"nvrstore {seed}")
         drawn = Plan.draw(self.rng)
         laid_out = Random(f"nvrstore laid out {seed}").random() < 0.4  # drawn apart: the seeds that there were play as they did
-        self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **changes})
+        upkeep = Plan.of_upkeep(Random(f"nvrstore upkeep {seed}"))
+        self.plan = Plan(**{**drawn.__dict__, "laid_out": laid_out, **upkeep, **changes})
         self.clock = ManualClock()
         self.zero_s = self.clock.monotonic_s()
         self.history: list[str] = []
@@ -109,6 +124,7 @@ class World:
                 disk = self.disks[f"refuge-{who}"] = Disk("refuge", self.clock)
                 self.views[who]["refuge"] = View(disk, who, self.clock, self._carried, self.rng)
         self.nodes: list[Node] = []
+        self.streams = STREAMS
         self.faults = Faults(self)
         self._marks = 0
 
@@ -135,6 +151,8 @@ class World:
                 node.worker.close()
         for pool in pools:
             pool.close()
+        for state in self.states.values():
+            state.database.close()
 
     @property
     def now_s(self) -> float:

@@ -15,6 +15,7 @@ from nvrstore.config import Config
 from nvrstore.events import Event, VolumePruned
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.model import Commit, Gap, Record
+from nvrstore.targets.contract import Steps
 from nvrstore.upkeep.host import Runner
 from nvrstore.upkeep.pruning import Pruning
 
@@ -79,7 +80,11 @@ class UpkeepRig(Rig):
         self.hub, self.worker_locks = _Hub(self), set(self.targets)
         self.events: list[Event] = []
         self.runner = Runner(self.targets, self.hub.suspect)
-        self.pruning = Pruning(self, self.runner)  # type: ignore[arg-type]
+        self.pruning = Pruning(self)  # type: ignore[arg-type]
+
+    def prune(self) -> int:
+        """A round of retention; how many copies went."""
+        return self.runner.work(self.pruning.run())
 
     # --- what upkeep asks of its host
 
@@ -98,7 +103,8 @@ class UpkeepRig(Rig):
     def save_waits(self, waited: Mapping[str, float]) -> bool:
         return True
 
-    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
+    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> Steps[bool]:
+        yield from ()
         for _, record in records:
             self.intake.record(record)
         until_s = self.clock.monotonic_s() + timeout_s
@@ -128,7 +134,7 @@ class UpkeepRig(Rig):
         for _ in range(round(seconds / 0.25)):
             self.run(0.25)
             if self.pruning.scarce():
-                self.pruning.run()
+                self.prune()
 
     def rows(self) -> set[tuple[str, str]]:
         """(path, target) of the copies that the catalog knows."""

@@ -206,7 +206,7 @@ def test_the_window_of_a_standby_waits_for_a_whole_copy_too(tmp_path: Path) -> N
         )
         first, second = rig.stored("a")[:2]
         whole = flip(rig, "a", first)
-        rig.pruning.run()
+        rig.prune()
         assert (second, "b") in rig.pruned
         assert (first, "b") not in rig.pruned
         assert content_of(rig, "a", first) == content_of(rig, "b", first) == whole

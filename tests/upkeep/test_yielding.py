@@ -155,9 +155,9 @@ class Site:
             return False
 
         wait(0.0)
-        runner = Runner(self.targets, lambda target: None)
-        runner.stopping = SimpleNamespace(is_set=lambda: False, wait=wait)  # type: ignore[assignment]
-        self.mending = Mending(host, runner, "refuge", SimpleNamespace(floors={}))  # type: ignore[arg-type]
+        self.runner = Runner(self.targets, lambda target: None)
+        self.runner.stopping = SimpleNamespace(is_set=lambda: False, wait=wait)  # type: ignore[assignment]
+        self.mending = Mending(host, "refuge", SimpleNamespace(floors={}), wait)  # type: ignore[arg-type]
 
     def _note(self, request: Request) -> int:
         self.began_s.append((self.clock.monotonic_s(), request.verb))
@@ -169,7 +169,7 @@ class Site:
         path = store(self.targets, volume, a=volume.data)
         jobs = plan(self.targets, "ab").copies
         self.began_s.clear()
-        self.mending._copy(self.engine, jobs)
+        self.runner.work(self.mending._copy(self.engine, jobs))
         assert content(self.targets["b"], path) == volume.data
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from nvrstore.catalog import schema
+from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.rows import volume_rows
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.writer import CatalogGoneError, Shed, Writer
@@ -149,6 +150,10 @@ class Catalog:
         self._enqueue(1, "", take)
 
     # --- looked at
+
+    def reader(self) -> CatalogReader:
+        """Asks what is written (see `flush`); to be closed. Raises `CatalogError`."""
+        return CatalogReader(self.path)
 
     def statistics(self) -> CatalogStatistics:
         """How it does, now."""

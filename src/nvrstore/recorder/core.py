@@ -42,7 +42,7 @@ from nvrstore.replicate.claim import Claimant
 from nvrstore.replicate.engine import JournalEngine
 from nvrstore.replicate.hub import Hub
 from nvrstore.replicate.intake import Intake
-from nvrstore.targets.contract import Target
+from nvrstore.targets.contract import Steps, Target
 from nvrstore.targets.pool import Pool
 from nvrstore.telemetry import get_logger
 from nvrstore.times import to_datetime
@@ -357,11 +357,12 @@ class RecorderCore:
     def save_waits(self, waited: Mapping[str, float]) -> bool:
         return self.state.save_waits(waited)
 
-    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
-        """Enter records into the ledgers of journals; whether all became durable in time."""
+    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> Steps[bool]:
+        """Enter records into the ledgers of journals; whether all became durable in time. Asks nobody: whoever runs it waits."""
         durable = [self.durability.wait_record(record) for _, record in records]
         for journal, record in records:
             self._intakes[journal].record(record)
+        yield from ()
         return not wait(durable, timeout_s).not_done
 
     def synced(self, journal: str, copies: int) -> None:

@@ -23,7 +23,7 @@ from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.targets.identity import ensure_journal
 from nvrstore.targets.steps import list_all
 from nvrstore.telemetry import get_logger
-from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.host import Runner, UpkeepHost, Work, do
 from nvrstore.upkeep.mending import Mending
 from nvrstore.upkeep.prune import FULL, make_trash, restore_trash
 from nvrstore.upkeep.pruning import Pruning
@@ -44,9 +44,9 @@ class Chores:
         self._quick, self._long = (Runner(host.targets, host.hub.suspect) for _ in range(2))
         # Room must be made while a resync copies gigabytes: pruning runs in either thread, one at a time.
         self._pruning_lock = threading.Lock()
-        self._pruning = Pruning(host, self._quick)
-        self.mending = Mending(host, self._long, refuge, self._pruning)
-        self._wishes: dict[tuple[str, ...], Callable[[], object]] = {}
+        self._pruning = Pruning(host)
+        self.mending = Mending(host, refuge, self._pruning, self._long.stopping.wait)
+        self._wishes: dict[tuple[str, ...], Callable[[], Work[object]]] = {}
         self._answered: dict[str, set[int]] = {}  # earlier sessions of this recorder that were outbid already
         self._lock = threading.Lock()
         self._quick_bell, self._long_bell = threading.Event(), threading.Event()
@@ -94,9 +94,9 @@ class Chores:
     def leftovers(self, journal: str, target: str) -> None:
         self._wish(("leftovers", journal, target), lambda: self._clear_own(journal, target))
 
-    def _wish(self, key: tuple[str, ...], call: Callable[[], object]) -> None:
+    def _wish(self, key: tuple[str, ...], work: Callable[[], Work[object]]) -> None:
         with self._lock:
-            self._wishes[key] = call
+            self._wishes[key] = work
         self._quick_bell.set()
 
     # --- the quick thread
@@ -105,16 +105,20 @@ class Chores:
         while not self._quick.stopping.is_set():
             self._quick_bell.wait(ROOM_S)
             self._quick_bell.clear()
-            with self._lock:
-                wishes, self._wishes = self._wishes, {}
-            for key, call in wishes.items():
-                self._guarded(" ".join(key), call)
-            if not self._quick.stopping.is_set():
-                self._guarded("room", self._watch_room)
+            self._quick.work(self.quick_round())
 
-    def _guarded(self, what: str, call: Callable[[], object]) -> None:
+    def quick_round(self) -> Work[None]:
+        """What was wished for; then a look whether room has to be made."""
+        with self._lock:
+            wishes, self._wishes = self._wishes, {}
+        for key, work in wishes.items():
+            yield from self._guarded(" ".join(key), work())
+        if not self._quick.stopping.is_set():
+            yield from self._guarded("room", self._watch_room())
+
+    def _guarded(self, what: str, work: Work[object]) -> Work[None]:
         try:
-            call()
+            yield from work
         except ClosedError:
             pass  # the recorder stops
         except NvrstoreError as error:
@@ -123,94 +127,102 @@ class Chores:
             log.exception("chore.broken", chore=what)
             self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="upkeep", sentence=f"{what} failed: see the log"))
 
-    def _bring_claim(self, journal: str, target: str) -> None:
+    def _bring_claim(self, journal: str, target: str) -> Work[None]:
         host = self._host
         engine = host.engines[journal]
         key = engine.spec.claim
         claim = Claim(journal, key.term, host.config.recorder.name, key.recorder_id, key.session, host.clock.utc_ns())
         try:
-            self._quick.run(ensure_journal(target, journal, engine.spec.journal_id))
-            verdict = self._quick.run(bring_claim(target, claim, frozenset(self._answered.get(journal, ()))))
+            yield from do(ensure_journal(target, journal, engine.spec.journal_id))
+            verdict = yield from do(bring_claim(target, claim, frozenset(self._answered.get(journal, ()))))
         except TargetIOError as error:
             if error.errno in FULL:
-                self._room_for_claim(journal, target)
+                yield from self._room_for_claim(journal, target)
             raise  # it is asked for again
         self._pruning.full.discard((journal, target))
         if verdict is Verdict.OK:
-            self._tidy(self._quick, journal, target)
+            yield from self._tidy(journal, target)
             host.hub.post(lambda: engine.claimed(target))
         elif verdict is Verdict.STALE_SELF:
-            self._claim_again(journal)
+            yield from self._claim_again(journal)
         else:
             log.warning("claim.refused", journal=journal, target=target, reason="another recorder took over")
 
-    def _room_for_claim(self, journal: str, target: str) -> None:
+    def _room_for_claim(self, journal: str, target: str) -> Work[None]:
         """It was full when it came, so that nothing can be written there that says whose it is: what is clearly due goes first."""
-        self._quick.run(hold_term(target, journal, self._host.engines[journal].spec.claim))
-        self._clear_killed(self._quick, journal, target)
+        yield from do(hold_term(target, journal, self._host.engines[journal].spec.claim))
+        yield from self._clear_killed(journal, target)
         self._pruning.full.add((journal, target))
-        self._make_room()
+        yield from self._make_room()
 
-    def _tidy(self, runner: Runner, journal: str, target: str) -> None:
+    def _tidy(self, journal: str, target: str) -> Work[None]:
         """Before anything is pruned under a new claim: take back what an earlier owner was about to delete; clear leftovers."""
-        restored = runner.run(restore_trash(target, journal))
+        restored = yield from do(restore_trash(target, journal))
         for path, reason in restored.failed.items():
             log.warning("trash.kept", target=target, path=path, reason=reason)
-        runner.run(make_trash(target, journal, self._host.engines[journal].spec.claim.term))
-        self._clear_killed(runner, journal, target)
+        yield from do(make_trash(target, journal, self._host.engines[journal].spec.claim.term))
+        yield from self._clear_killed(journal, target)
 
-    def _clear_killed(self, runner: Runner, journal: str, target: str) -> None:
-        runner.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-"))
+    def _clear_killed(self, journal: str, target: str) -> Work[int]:
+        return (yield from do(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-")))
 
-    def _clear_own(self, journal: str, target: str) -> None:
+    def _clear_own(self, journal: str, target: str) -> Work[int]:
         """It returned: what this session had prepared there before is nobody's any more, and as large as volumes are."""
         generation = self._host.engines[journal].ports[target].generation
-        self._quick.run(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-", before=generation))
+        return (yield from do(clear_leftovers(target, journal, keep=f"{self._host.session:016x}-", before=generation)))
 
-    def _claim_again(self, journal: str, seen: ClaimKey | None = None) -> None:
+    def _claim_again(self, journal: str, seen: ClaimKey | None = None) -> Work[None]:
         host = self._host
         engine = host.engines[journal]
         if seen is not None:
             self._answered.setdefault(journal, set()).add(seen.session)
         me = Claimant(host.config.recorder.name, host.recorder_id, host.session)
         term = max(engine.spec.claim.term, host.saved_term(journal))
-        claimed = self._quick.run(
+        claimed = yield from do(
             claim_term(list(engine.spec.targets), journal, me, utc_ns=host.clock.utc_ns(), state_term=term, take_over=True)
         )
         host.save_term(journal, claimed.claim.term)
         answered = frozenset(self._answered.get(journal, ()))
         host.hub.post(lambda: engine.reclaimed(claimed.claim.key, answered))
 
-    def _make_room(self) -> int:
+    def _make_room(self) -> Work[int]:
         with self._pruning_lock:
-            return self._pruning.run()
+            return (yield from self._pruning.run())
 
-    def _watch_room(self) -> None:
+    def _watch_room(self) -> Work[None]:
         """Before anything is full: what goes has to be written down first, and that needs room too."""
         now_s = self._host.clock.monotonic_s()
         if now_s >= self._room_next_s and self._pruning.scarce():
-            self._make_room()
+            yield from self._make_room()
             # Where nothing may go (everything is open, or held), asking four times a second would not help.
             self._room_next_s = now_s + (ROUND_S if self._pruning.short else ROOM_S)
 
     # --- the long thread
 
     def _run_long(self) -> None:
-        self._guarded("learn", self.mending.learn)
-        for journal, engine in self._host.engines.items():
-            for target in engine.spec.claimed_on:
-                self._guarded(f"tidy {target}", lambda journal=journal, target=target: self._tidy(self._long, journal, target))  # type: ignore[misc]
-            # Nobody else writes there: what a session that was killed had prepared takes room on the state disk for ever.
-            self._guarded("tidy the refuge", lambda journal=journal: self._clear_killed(self._long, journal, self._refuge))  # type: ignore[misc]
+        self._long.work(self.begin())
         while not self._long.stopping.is_set():
-            for journal, engine in self._host.engines.items():
-                if engine.fenced:
-                    continue  # somebody else's by now: nothing is repaired
-                self._guarded(f"mend {journal}", lambda journal=journal: self.mending.run(journal))  # type: ignore[misc]
-            if not self._long.stopping.is_set():
-                self._guarded("retention", self._make_room)
+            self._long.work(self.long_round())
             self._long_bell.wait(SOON_S if self.mending.pending else ROUND_S)
             self._long_bell.clear()
+
+    def begin(self) -> Work[None]:
+        """What comes before the first long round."""
+        yield from self._guarded("learn", self.mending.learn())
+        for journal, engine in self._host.engines.items():
+            for target in sorted(engine.spec.claimed_on):
+                yield from self._guarded(f"tidy {target}", self._tidy(journal, target))
+            if engine.spec.refuge is not None:
+                # Nobody else writes there: what a session that was killed had prepared takes room on the state disk for ever.
+                yield from self._guarded("tidy the refuge", self._clear_killed(journal, engine.spec.refuge))
+
+    def long_round(self) -> Work[None]:
+        """Mend every journal, then let go what retention does not keep."""
+        for journal, engine in self._host.engines.items():
+            if not engine.fenced:  # else it is somebody else's by now: nothing is repaired
+                yield from self._guarded(f"mend {journal}", self.mending.run(journal))
+        if not self._long.stopping.is_set():
+            yield from self._guarded("retention", self._make_room())
 
 
 def clear_leftovers(target: str, journal: str, *, keep: str, before: int = 0) -> Steps[int]:

@@ -91,7 +91,7 @@ class Downtime:
             return True
         host.catalog.flush()
         try:
-            with CatalogReader(host.catalog.path) as reader:
+            with host.catalog.reader() as reader:
                 gaps: dict[str, list[Gap]] = {}
                 for gap in reader.gaps():
                     gaps.setdefault(gap.stream, []).append(gap)

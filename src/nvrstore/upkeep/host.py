@@ -1,11 +1,17 @@
-"""What upkeep needs of the recorder it works for, and how it runs steps: interruptible between two calls."""
+"""What upkeep needs of the recorder it works for, and how it runs its work: interruptible between two calls.
+
+    Work --Steps--> Runner --Call--> keeper      a piece of work asks for steps to be run, one after the other, and is sent
+                                                 what they return; what they raise is raised in it
+
+Work decides and waits for nothing itself: a simulation runs the very same on a clock of its own.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from nvrstore.catalog.store import Catalog
 from nvrstore.clock import Clock
@@ -22,6 +28,9 @@ from nvrstore.worker.wire import HARD_ERRORS
 log = get_logger("upkeep")
 
 T = TypeVar("T")
+
+#: Yields Steps, is sent what they return, returns a T.
+Work = Generator[Steps[Any], Any, T]
 
 CALL_S = 15.0  # one call of a chore; chores wait longer than commits do, a disk may be busy with those
 
@@ -62,7 +71,7 @@ class UpkeepHost(Protocol):
 
     def save_waits(self, waited: Mapping[str, float]) -> bool: ...
 
-    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> bool:
+    def wait_records(self, records: Sequence[tuple[str, Record]], timeout_s: float) -> Steps[bool]:
         """Enter records into the ledgers of journals; whether all became durable in time."""
 
     def record_gap(self, journal: str, gap: Gap) -> None: ...
@@ -77,8 +86,14 @@ class UpkeepHost(Protocol):
         """A target has a closed volume of the journal now that it lacked."""
 
 
+def do(steps: Steps[T]) -> Work[T]:
+    """Have `steps` run: `answer = yield from do(steps)`."""
+    value: T = yield steps
+    return value
+
+
 class Runner:
-    """Runs steps until it is stopped. One per thread of upkeep.
+    """Runs work until it is stopped. One per thread of upkeep.
 
     `suspect` is told of a target on which a call failed as only a broken one's do: a look has to say whether it is.
     """
@@ -119,6 +134,23 @@ class Runner:
             for _, future in early.values():
                 future.cancel()  # takes it back where it was not sent yet
             steps.close()
+
+    def work(self, work: Work[T]) -> T:
+        """Run all steps that `work` asks for. Raises what it raises."""
+        try:
+            steps = next(work)
+            while True:
+                try:
+                    done = self.run(steps)
+                except Exception as error:  # noqa: BLE001 - it belongs to the work, which asked for these steps
+                    steps = work.throw(error)
+                else:
+                    steps = work.send(done)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value
+        finally:
+            work.close()
 
     def _submit(self, call: Call) -> Future[Answer]:
         return self._targets[call.target].keeper.submit(call.request)

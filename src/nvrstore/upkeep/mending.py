@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
-from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
 from nvrstore.errors import CatalogError, NvrstoreError, TargetError
@@ -34,11 +33,11 @@ from nvrstore.replicate.truth import choose_truth
 from nvrstore.targets.contract import Call, Request, Steps, Verb
 from nvrstore.telemetry import get_logger
 from nvrstore.upkeep.downtime import Downtime
-from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.host import UpkeepHost, Work, do
 from nvrstore.upkeep.pruning import Pruning
 from nvrstore.upkeep.retention import RETENTION_GAP
 from nvrstore.upkeep.unclosed import Heard, Unclosed
-from nvrstore.upkeep.yielding import Yielding
+from nvrstore.upkeep.yielding import Yielding, yielding
 
 log = get_logger("upkeep.mending")
 
@@ -57,8 +56,9 @@ _STATES: Final = {
 class Mending:
     """See the module. Used by the long thread of upkeep."""
 
-    def __init__(self, host: UpkeepHost, runner: Runner, refuge: str, pruning: Pruning) -> None:
-        self._host, self._runner, self._refuge, self._pruning = host, runner, refuge, pruning
+    def __init__(self, host: UpkeepHost, refuge: str, pruning: Pruning, wait: Callable[[float], bool]) -> None:
+        """`wait` passes seconds, for live writing to go first; True: there is nothing to wait for any more."""
+        self._host, self._refuge, self._pruning, self._wait = host, refuge, pruning, wait
         self._unclosed: dict[str, Unclosed] = {}  # by journal
         self._downtime = Downtime(host)
         self._claimed_s = host.clock.monotonic_s()
@@ -87,11 +87,12 @@ class Mending:
 
     # --- what earlier sessions wrote down
 
-    def learn(self) -> None:
+    def learn(self) -> Work[None]:
         """From the catalog, before the first round; what the catalog lacks comes with the volumes it lacks."""
+        yield from ()
         host = self._host
         host.catalog.flush()
-        with CatalogReader(host.catalog.path) as reader:
+        with host.catalog.reader() as reader:
             overwritten = [record for record in reader.records(RecordKind.GAP) if record.id.startswith(RETENTION_GAP)]
             for journal in host.engines:
                 self._pruning.learn(journal, [*reader.records(RecordKind.RETENTION_FLOOR), *overwritten])
@@ -103,14 +104,14 @@ class Mending:
 
     # --- one round
 
-    def run(self, journal: str) -> None:
+    def run(self, journal: str) -> Work[None]:
         """One round for one journal."""
         host, engine = self._host, self._host.engines[journal]
         infos = self._infos(journal)
-        names = [name for name in (*engine.spec.targets, self._refuge) if engine.ports[name].answering or engine.ports[name].up]
+        names = [name for name, port in engine.ports.items() if port.answering or port.up]
         busy, begun = host.hub.ask(lambda: (engine.paths_in_use(), {lane.number: lane.begun for lane in engine.lanes}))
         asked = heard(engine, names)  # before the survey: who leaves from here on has to come back by other workers
-        seen = self._run(engine, names, survey(names, journal, _known(infos)))
+        seen = yield from self._beside(engine, names, survey(names, journal, _known(infos)))
         answered = [asked[name] for name in seen.answered]
         # What was opened while the survey went on is no leftover, whether it is still written or not.
         busy |= host.hub.ask(engine.paths_in_use) | begun_since(seen, writer_tag(host.session), begun)
@@ -121,13 +122,13 @@ class Mending:
             self._alarm(f"targets hold different volumes under {path}; nothing was overwritten")
         work = bool(plan.recover or plan.copies)
         for volume in plan.recover:
-            self._recover(engine, volume, seen, answered)
-        self._adopt_unknown(engine, seen, infos, busy)
+            yield from self._recover(engine, volume, seen, answered)
+        yield from self._adopt_unknown(engine, seen, infos, busy)
         told = self._downtime.tell(journal)
         if plan.copies:
-            self._copy(engine, plan.copies)
+            yield from self._copy(engine, plan.copies)
         for volume in plan.release:
-            self._release(volume)
+            yield from self._release(volume)
         if not work:
             self._declare(engine, plan)
         if work or not told or any(state in (State.JOINING, State.LIVE) for state in engine.states().values()):
@@ -136,15 +137,14 @@ class Mending:
             self._settled.add(journal)
             self._looked_through(engine, seen)
 
-    def _run(self, engine: JournalEngine, targets: Collection[str], steps: Steps[T], pace: Pace | None = None) -> T:
-        """Steps that read and write these targets, beside what is recorded to them."""
+    def _beside(self, engine: JournalEngine, targets: Collection[str], steps: Steps[T], pace: Pace | None = None) -> Work[T]:
+        """Have steps run that read and write these targets, beside what is recorded to them."""
         ports = [engine.ports[name] for name in targets]
-        yielding = Yielding(self._host.clock, self._runner.stopping.wait, lambda: any(port.busy for port in ports), pace)
-        return self._runner.run(steps, between=yielding)
+        return do(yielding(steps, Yielding(self._host.clock, self._wait, lambda: any(port.busy for port in ports), pace)))
 
     def _looked_through(self, engine: JournalEngine, seen: Survey) -> None:
         """Nothing is left to do for a journal. Once that holds for all, the catalog of a recorder that was killed is whole again."""
-        if {*engine.spec.targets, self._refuge} <= {*seen.answered}:
+        if engine.ports.keys() <= {*seen.answered}:
             self._whole.add(engine.spec.name)
         if self._host.catalog.needs_refresh and not self.pending and self._whole.issuperset(self._host.engines):
             self._host.catalog.refreshed()
@@ -153,7 +153,7 @@ class Mending:
         """What the catalog knows; nothing where the state disk does not let it: then every header is read from the targets."""
         self._host.catalog.flush()
         try:
-            with CatalogReader(self._host.catalog.path) as reader:
+            with self._host.catalog.reader() as reader:
                 return reader.volumes(journal)
         except CatalogError as error:
             log.warning("catalog.unread", reason=str(error))
@@ -219,11 +219,11 @@ class Mending:
 
     # --- recovery
 
-    def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey, answered: Collection[Heard]) -> None:
+    def _recover(self, engine: JournalEngine, volume: Volume, seen: Survey, answered: Collection[Heard]) -> Work[None]:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
         self._pruning.recovering = {volume.volume_id, volume.name.path}
-        done = self._run(
+        done = yield from self._beside(
             engine,
             {*volume.copies, *seen.answered},
             recover_volume(
@@ -267,7 +267,7 @@ class Mending:
             if copy.status is CopyStatus.CONFLICT:
                 self._alarm(f"{done.path} on target {target!r} holds other bytes than its peers; nothing was overwritten")
 
-    def _adopt_unknown(self, engine: JournalEngine, seen: Survey, infos: Iterable[VolumeInfo], busy: set[str]) -> None:
+    def _adopt_unknown(self, engine: JournalEngine, seen: Survey, infos: Iterable[VolumeInfo], busy: set[str]) -> Work[None]:
         """Whole volumes that the catalog lacks, or knows in part: it is new, was lost, dropped rows, or its writer was killed."""
         host, journal = self._host, engine.spec.name
         stale = set(host.catalog.stale_volumes())
@@ -282,7 +282,7 @@ class Mending:
                 continue
             target, copy = next(iter(volume.copies.items()))
             try:
-                scan = self._run(engine, [target], scan_copy(target, copy.path, copy.size))
+                scan = yield from self._beside(engine, [target], scan_copy(target, copy.path, copy.size))
             except TargetError as error:
                 log.warning("volume.unread", path=copy.path, target=target, reason=str(error))
                 continue
@@ -310,7 +310,7 @@ class Mending:
     def _floors(self, journal: str) -> dict[str, Floor]:
         return {place: floor for (of, place), floor in self._pruning.floors.items() if of == journal}
 
-    def _copy(self, engine: JournalEngine, jobs: tuple[CopyJob, ...]) -> None:
+    def _copy(self, engine: JournalEngine, jobs: tuple[CopyJob, ...]) -> Work[None]:
         host, journal = self._host, engine.spec.name
         bps = host.config.journal(journal).resync_bps
         pace = Pace(bps / 8) if bps else None
@@ -325,7 +325,8 @@ class Mending:
             if expired(job.volume.name, self._floors(journal), job.target):
                 progress.bytes_total -= job.bytes
                 continue  # a floor that this round's recovery brought to light
-            report = self._run(engine, {*job.sources, job.target}, resync([job], own=engine.spec.claim, progress=progress), pace)
+            steps = resync([job], own=engine.spec.claim, progress=progress)
+            report = yield from self._beside(engine, {*job.sources, job.target}, steps, pace)
             for copied in report.copied:
                 self.copied += 1
                 state = CopyState.DAMAGED if copied.damage else CopyState.COMPLETE
@@ -344,10 +345,10 @@ class Mending:
                 log.warning("resync.failed", target=target, path=path, reason=str(error))
         self._progress.pop(journal, None)
 
-    def _release(self, volume: Volume) -> None:
+    def _release(self, volume: Volume) -> Work[None]:
         """Every member has it now: the refuge's copy goes."""
         try:
-            self._runner.run(_unlink(self._refuge, volume.copies[self._refuge].path))
+            yield from do(_unlink(self._refuge, volume.copies[self._refuge].path))
         except NvrstoreError as error:
             log.warning("refuge.kept", path=volume.name.path, reason=str(error))
             return

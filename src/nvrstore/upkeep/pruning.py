@@ -17,17 +17,18 @@ from datetime import UTC, datetime
 from nvrstore.catalog.query import CatalogReader
 from nvrstore.catalog.schema import CopyState
 from nvrstore.catalog.views import VolumeInfo
-from nvrstore.config import KeepConfig
+from nvrstore.config import JournalConfig, KeepConfig
 from nvrstore.errors import CatalogError, FencedError, TargetError
 from nvrstore.events import Alarm, VolumePruned
 from nvrstore.failover.machine import MEMBER, State
+from nvrstore.failover.members import choose_primary
 from nvrstore.journal.names import parse_volume_path
 from nvrstore.model import NS_PER_S, Gap, Media, Record, RecordKind
 from nvrstore.replicate.floor import Floor, floors_of
 from nvrstore.targets.contract import Request, Steps, Verb
 from nvrstore.targets.steps import ask
 from nvrstore.telemetry import get_logger
-from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.host import UpkeepHost, Work, do
 from nvrstore.upkeep.prune import prune
 from nvrstore.upkeep.retention import (
     RETENTION_GAP,
@@ -64,11 +65,11 @@ def keep_of(keep: KeepConfig, total_bytes: int) -> Keep:
 
 
 class Pruning:
-    """See the module. Used by one thread of upkeep."""
+    """See the module. Used by one thread of upkeep at a time."""
 
-    def __init__(self, host: UpkeepHost, runner: Runner) -> None:
-        self._host, self._runner = host, runner
-        self._trust = Trust(host, runner)
+    def __init__(self, host: UpkeepHost) -> None:
+        self._host = host
+        self._trust = Trust(host)
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
         self._gone: set[tuple[str, str]] = set()  # (path, target) of copies that went, and that rows may still name
@@ -77,6 +78,7 @@ class Pruning:
         self.removed = 0
         self.short: Mapping[str, int] = {}
         self._plan_next_s = 0.0
+        self._narrow: frozenset[tuple[str, str]] = frozenset()  # (journal, target): where the last plan kept less than elsewhere
         self._small: set[str] = set()  # targets about which somebody was told
         self._waits = Waits(host.saved_waits(), host.save_waits)
 
@@ -134,12 +136,12 @@ class Pruning:
                 found.append(target)
         return found
 
-    def run(self) -> int:
+    def run(self) -> Work[int]:
         """Plan and carry out; how many copies went."""
         host = self._host
         if any(engine.fenced for engine in host.engines.values()):
             return 0  # a superseded writer deletes nothing, anywhere
-        spaces = self._spaces()
+        spaces = yield from self._spaces()
         if not spaces:
             return 0
         room = self.room()
@@ -147,13 +149,13 @@ class Pruning:
         enough = all(space.free_bytes >= room.get(target, Room()).low_bytes for target, space in spaces.items())
         if enough and started_s < self._plan_next_s:
             return 0
-        plan = self._plan(spaces, {target: wanted.high_bytes for target, wanted in room.items()})
+        plan = yield from self._plan(spaces, {target: wanted.high_bytes for target, wanted in room.items()})
         now_s = host.clock.monotonic_s()
         self._plan_next_s = now_s + PLAN_SHARE * (now_s - started_s)
         self._tell_overdue(plan.overdue, spaces, now_s)
         self.short = plan.short
         full = [target for target, space in spaces.items() if target in room and space.free_bytes < room[target].volumes_bytes]
-        return self._carry_out(plan, full) if plan.removals else 0
+        return (yield from self._carry_out(plan, full)) if plan.removals else 0
 
     def _tell_overdue(self, overdue: Mapping[str, int], spaces: Collection[str], now_s: float) -> None:
         sure = [name for name, engine in self._host.engines.items() if set(engine.spec.targets) <= set(spaces)]
@@ -166,20 +168,26 @@ class Pruning:
             log.warning("retention.overdue", journal=journal, days=round(days, 1))
             self._host.publish(Alarm(utc_ns=self._host.clock.utc_ns(), what="retention", sentence=sentence))
 
-    def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
+    def _plan(self, spaces: Mapping[str, Space], room: Mapping[str, int]) -> Work[Plan]:
         host = self._host
         if host.catalog.flush(FLUSH_S):
             try:
-                with CatalogReader(host.catalog.path) as reader:
+                with host.catalog.reader() as reader:
                     plan = self._planned(self._known(reader), spaces, room)
                     streams = [info.stream for info in reader.streams()] if plan.removals else []
                     return replace(plan, removals=_with_spans(plan.removals, lambda r: _known_spans(reader, r, streams)))
             except (CatalogError, OSError) as error:
                 log.warning("catalog.unread", reason=str(error))
         # Rows that were not written would be planned for again and again, and what was recorded since has none.
-        shown = [v for journal in host.engines for v in self._runner.run(shown_volumes(spaces, journal))]
+        shown: list[StoredVolume] = []
+        for journal in host.engines:
+            shown += yield from do(shown_volumes(spaces, journal))
         plan = self._planned(shown, spaces, room)
-        return replace(plan, removals=_with_spans(plan.removals, lambda r: self._runner.run(spans_in(r.target, r.volume))))
+        spans = {}
+        for removal in plan.removals:
+            if removal.last:
+                spans[removal.volume.name.path] = yield from do(spans_in(removal.target, removal.volume))
+        return replace(plan, removals=_with_spans(plan.removals, lambda r: spans[r.volume.name.path]))
 
     def _planned(self, volumes: list[StoredVolume], spaces: Mapping[str, Space], room: Mapping[str, int]) -> Plan:
         host = self._host
@@ -187,24 +195,26 @@ class Pruning:
         busy = {path for engine in host.engines.values() for path in host.hub.ask(engine.paths_in_use)} | self.recovering
         volumes = [replace(self._trust.doubted(v), open=v.name.path in busy or v.volume_id in busy) for v in volumes]
         total = min(space.total_bytes for space in spaces.values())
+        windows = self._windows(total)
+        self._narrow = frozenset(windows)
         return plan_retention(
             volumes,
             spaces,
             {journal.name: keep_of(journal.keep, total) for journal in host.config.journals},
             now_ns=host.clock.utc_ns(),
-            keep_at=self._windows(total),
+            keep_at=windows,
             unsynced=self._unsynced(volumes),
             room=room,
             floors=self._floors,
             ripe=self._waits.ripe(),
         )
 
-    def _spaces(self) -> dict[str, Space]:
+    def _spaces(self) -> Work[dict[str, Space]]:
         """Fresh where it matters: a plan over old figures would delete twice."""
         spaces = {}
         for target in self._members():
             try:
-                answer = self._runner.run(_space(target))
+                answer = yield from do(_space(target))
             except TargetError:
                 continue
             spaces[target] = Space(answer["total"], answer["free"])
@@ -221,15 +231,26 @@ class Pruning:
 
     def _windows(self, total: int) -> dict[tuple[str, str], Keep]:
         """The standbys' narrower windows, while there is a primary that keeps everything."""
-        windows = {}
-        for journal in self._host.config.journals:
-            if journal.standby_keep is not None:
-                engine = self._host.engines[journal.name]
-                members = engine.members()
-                whole = len(members) >= journal.copies and all(engine.states().get(m.target) is State.SYNCED for m in members)
-                for member in members[1:] if whole else ():
-                    windows[journal.name, member.target] = keep_of(journal.standby_keep, total)
-        return windows
+        return {
+            (journal.name, target): keep_of(journal.standby_keep, total)
+            for journal in self._host.config.journals
+            if journal.standby_keep is not None
+            for target in self._standbys(journal)
+        }
+
+    def _standbys(self, journal: JournalConfig) -> list[str]:
+        """The members beside a primary that stays one: who takes its role back in a moment keeps everything."""
+        engine = self._host.engines[journal.name]
+        states, names = engine.states(), [member.target for member in engine.members()]
+        whole = len(names) == journal.copies and all(states.get(name) is State.SYNCED for name in names)
+        if not whole or choose_primary(engine.spec.targets, states, names[0], failback=engine.spec.failback_auto) != names[0]:
+            return []
+        return names[1:]
+
+    def _still(self, removal: Removal) -> bool:
+        """Whether it may go now: writing it down takes a while, in which a standby may have become the only one."""
+        journal = removal.volume.name.journal
+        return (journal, removal.target) not in self._narrow or removal.target in self._standbys(self._host.config.journal(journal))
 
     def _known(self, reader: CatalogReader) -> list[StoredVolume]:
         """What the catalog knows, without what went."""
@@ -255,12 +276,16 @@ class Pruning:
                     lacking.add(volume.volume_id)
         return lacking
 
-    def _carry_out(self, plan: Plan, full: Collection[str]) -> int:
+    def _carry_out(self, plan: Plan, full: Collection[str]) -> Work[int]:
         removals: Sequence[Removal] = plan.removals
-        if not self._written(plan):
+        if not (yield from self._written(plan)):
             log.warning("pruning.postponed", reason="its ledger entry did not become durable", full=sorted(full))
             removals = self._first_room(plan, full)
-        return sum(self._remove(removal) for removal in removals)
+        gone = 0
+        for removal in removals:
+            if self._still(removal):
+                gone += yield from self._remove(removal)
+        return gone
 
     def _first_room(self, plan: Plan, full: Collection[str]) -> list[Removal]:
         """What goes before its entry is durable: enough that all that waits can be written, the entry behind it."""
@@ -271,7 +296,7 @@ class Pruning:
             self._floors[place] = self._floors.get(place, Floor()).raised([removal.volume.name])
         return removals
 
-    def _written(self, plan: Plan) -> bool:
+    def _written(self, plan: Plan) -> Work[bool]:
         """Whether floors and gaps are durable: handed over all at once, they are in one batch."""
         host = self._host
         gaps = ledger_entries(plan.removals, self._gaps)
@@ -279,21 +304,21 @@ class Pruning:
         for gap in gaps:
             journal = next(r.volume.name.journal for r in plan.removals if any(s.stream == gap.stream for s in r.volume.spans))
             entries.append((journal, gap.record()))
-        if not host.wait_records(entries, DURABLE_S):
+        if not (yield from do(host.wait_records(entries, DURABLE_S))):
             return False
         self._floors.update(plan.floors)
         self._gaps.update((gap.id, gap) for gap in gaps)
         return True
 
-    def _remove(self, removal: Removal) -> bool:
+    def _remove(self, removal: Removal) -> Work[bool]:
         host, name = self._host, removal.volume.name
-        if removal.trusts and not self._trust.stays_elsewhere(removal):
+        if removal.trusts and not (yield from self._trust.stays_elsewhere(removal)):
             return False
         engine = host.engines[name.journal]
         busy = {name.day, _today(host)}
         host.catalog.volume_removed(removal.volume.volume_id, removal.target)
         try:
-            gone = self._runner.run(prune(removal.target, name, engine.spec.claim, busy_days=busy))
+            gone = yield from do(prune(removal.target, name, engine.spec.claim, busy_days=busy))
         except (FencedError, TargetError) as error:
             log.warning("volume.kept", path=name.path, target=removal.target, reason=str(error))
             return False

@@ -23,7 +23,7 @@ from nvrstore.replicate.recover import CopyStatus, Recovered, recover_volume
 from nvrstore.targets.contract import Request, Steps, Verb
 from nvrstore.targets.steps import ask
 from nvrstore.telemetry import get_logger
-from nvrstore.upkeep.host import Runner, UpkeepHost
+from nvrstore.upkeep.host import UpkeepHost, Work, do
 from nvrstore.upkeep.retention import Removal, StoredVolume
 
 log = get_logger("upkeep.trust")
@@ -35,8 +35,8 @@ DOUBT_S: Final = 600.0
 class Trust:
     """Which copies stay. Used by whoever prunes, one thread at a time."""
 
-    def __init__(self, host: UpkeepHost, runner: Runner) -> None:
-        self._host, self._runner = host, runner
+    def __init__(self, host: UpkeepHost) -> None:
+        self._host = host
         self._doubts: dict[tuple[str, str], float] = {}  # (path, target): when it was read, and not whole
 
     def doubted(self, volume: StoredVolume) -> StoredVolume:
@@ -47,25 +47,25 @@ class Trust:
         doubted = {target for (path, target), at_s in self._doubts.items() if path == volume.name.path and at_s > since_s}
         return replace(volume, copies=tuple(replace(c, verified=c.verified and c.target not in doubted) for c in volume.copies))
 
-    def stays_elsewhere(self, removal: Removal) -> bool:
+    def stays_elsewhere(self, removal: Removal) -> Work[bool]:
         """Whether a copy for whose sake this one is to go is whole, now. Those that are not are mended from it, if they can be."""
         path = removal.volume.name.path
         for target in removal.trusts:
             try:
-                if self._runner.run(is_whole(target, removal.volume)):
+                if (yield from do(is_whole(target, removal.volume))):
                     self._doubts.pop((path, target), None)
                     return True
             except TargetError as error:
                 log.warning("volume.unread", path=path, target=target, reason=str(error))
             self._doubts[path, target] = self._host.clock.monotonic_s()
-        self._mend(removal)
+        yield from self._mend(removal)
         return False
 
-    def _mend(self, removal: Removal) -> None:
+    def _mend(self, removal: Removal) -> Work[None]:
         host, volume = self._host, removal.volume
         own = host.engines[volume.name.journal].spec.claim
         try:
-            done = self._runner.run(mend_copies(volume, {removal.target, *removal.trusts}, own))
+            done = yield from do(mend_copies(volume, {removal.target, *removal.trusts}, own))
         except (FencedError, TargetError, FormatError) as error:
             log.warning("volume.unmended", path=volume.name.path, reason=str(error))
             return

@@ -11,18 +11,20 @@ What was begun early (`Call.ahead`) is under way already: a few pieces at the mo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from nvrstore.clock import Clock
 from nvrstore.limits import YIELD_S
 from nvrstore.replicate.resync import Pace
-from nvrstore.targets.contract import Call
+from nvrstore.targets.contract import Call, Steps
+
+T = TypeVar("T")
 
 LOOK_AGAIN_S: Final = 0.002  # a batch takes about so long on a fast disk
 
 
 class Yielding:
-    """What a `Runner` calls before every call of one piece of work.
+    """What `yielding` calls before every call of one piece of work.
 
     `live`: whether a live batch is on its way now to a target that this work reads or writes. `wait` passes the given seconds; True
     ends all waiting (the recorder stops).
@@ -43,3 +45,17 @@ class Yielding:
         while self._live() and self._clock.monotonic_s() < until_s:
             if self._wait(LOOK_AGAIN_S):
                 return
+
+
+def yielding(steps: Steps[T], before: Callable[[Call], object]) -> Steps[T]:
+    """The same steps; `before` is called before every call, and may wait."""
+    try:
+        call = next(steps)
+        while True:
+            before(call)
+            call = steps.send((yield call))
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    finally:
+        steps.close()
