@@ -27,16 +27,17 @@ LETTERS = {
     "S": Effect.SHRINK_SET,
     "R": Effect.START_RESYNC,
     "N": Effect.STOP_RESYNC,
+    "L": Effect.LOOK_AGAIN,
 }
 EFFECTS = {
     #                 answered held recruited opened synced stale released lost   drained returned
-    State.AWAY:      ("",      "",  "",       "",    "",    "",   "",      "",    "",     ""),
-    State.HOLD_DOWN: ("",      "W", "",       "",    "",    "",   "",      "",    "",     ""),
+    State.AWAY:      ("",      "",  "",       "",    "",    "",   "",      "",    "C",    ""),
+    State.HOLD_DOWN: ("",      "W", "",       "",    "",    "",   "",      "",    "C",    ""),
     State.READY:     ("",      "",  "G",      "",    "",    "",   "",      "A",   "C",    ""),
     State.JOINING:   ("",      "",  "",       "R",   "",    "",   "S",     "AS",  "SC",   ""),
     State.LIVE:      ("",      "",  "",       "",    "",    "",   "NS",    "NAS", "NSC",  ""),
     State.SYNCED:    ("",      "",  "",       "",    "",    "R",  "S",     "AS",  "SC",   ""),
-    State.DRAINED:   ("",      "",  "",       "",    "",    "",   "",      "",    "",     ""),
+    State.DRAINED:   ("",      "",  "",       "",    "",    "",   "",      "",    "",     "L"),
 }  # fmt: skip
 
 

@@ -51,6 +51,11 @@ def run(seed: int, **changes: Any) -> None:
         world.run()
 
 
+def test_seed_1111_what_is_out_of_a_standbys_window_is_not_copied_there() -> None:
+    """It was a spare when that was recorded, and the primary keeps it: nothing is missing."""
+    run(1111)
+
+
 def test_the_same_seed_runs_the_same_schedule_twice() -> None:
     """A failure can be repeated."""
     seen = []
