@@ -51,6 +51,12 @@ def run(seed: int, **changes: Any) -> None:
         world.run()
 
 
+@pytest.mark.parametrize("seed", [4021, 7653, 11394])
+def test_seeds_4021_and_others_a_moments_standstill_is_not_a_targets_usual_latency(seed: int) -> None:
+    """Eight times of it was waited for, when the target hung again."""
+    run(seed)
+
+
 def test_seed_1111_what_is_out_of_a_standbys_window_is_not_copied_there() -> None:
     """It was a spare when that was recorded, and the primary keeps it: nothing is missing."""
     run(1111)

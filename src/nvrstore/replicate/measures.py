@@ -14,12 +14,10 @@ class Latencies:
     def add(self, seconds: float) -> None:
         self._last.append(seconds)
 
-    def quantile(self, q: float) -> float:
-        """0 where nothing was measured."""
-        if not self._last:
-            return 0.0
-        ordered = sorted(self._last)
-        return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+    def quantile(self, q: float, *, without: int = 0) -> float:
+        """0 where nothing was measured. `without`: so many of the longest are left out."""
+        ordered = sorted(self._last)[: max(0, len(self._last) - without)]
+        return ordered[min(len(ordered) - 1, int(q * len(self._last)))] if ordered else 0.0
 
 
 class Rate:
