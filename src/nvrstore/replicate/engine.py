@@ -19,7 +19,7 @@ from typing import Final
 from nvrstore.clock import Clock
 from nvrstore.failover.detector import Health
 from nvrstore.failover.machine import MEMBER, Effect, Event, State
-from nvrstore.failover.members import choose_primary, next_change
+from nvrstore.failover.members import Told, choose_primary, next_change, when_told
 from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
@@ -68,6 +68,7 @@ class JournalEngine:
         self._set = 0
         self.set_durable = 0
         self._primary: str | None = None
+        self._promoted: str | None = None  # whom the operator wants to have the role
         self._refuge = False
         self._members: list[MemberRef] = []
         self._alone_since_s: float | None = now_s
@@ -99,8 +100,8 @@ class JournalEngine:
         return place is None or place.state is not State.JOINING
 
     def volume_bytes(self, rate_bps: float) -> int:
-        totals = [look.total_bytes for m in self._members if (look := self.ports[m.target].look) is not None]
-        return next_volume_bytes(self.spec.volume_bytes, rate_bps, totals=totals, lanes=len(self.lanes))
+        looks = (self.ports[member.target].look for member in self._members)
+        return next_volume_bytes(self.spec.volume_bytes, rate_bps, looks=looks, lanes=len(self.lanes))
 
     def standing(self) -> list[Record]:
         return self.standing_state.records()
@@ -209,7 +210,8 @@ class JournalEngine:
         self._set += 1
         states = self.states()
         self._primary = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
-        self._members = self._named(states)
+        names = sorted((name for name in self.spec.targets if states[name] in MEMBER), key=lambda name: name != self._primary)
+        self._members = [MemberRef(n, self.ports[n].target_id, Role.PRIMARY if n == self._primary else Role.STANDBY) for n in names]
         if self._members:
             self._refuge = False
         elif self._refuge and self.spec.refuge:
@@ -221,11 +223,6 @@ class JournalEngine:
                 lane.cut()
         self.observer.set_changed(self.spec.name, self.epoch, self._members)
 
-    def _named(self, states: Mapping[str, State]) -> list[MemberRef]:
-        names = [name for name in self.spec.targets if states[name] in MEMBER]
-        names.sort(key=lambda name: name != self._primary)
-        return [MemberRef(n, self.ports[n].target_id, Role.PRIMARY if n == self._primary else Role.STANDBY) for n in names]
-
     def _form(self, now_s: float) -> None:
         """Grow, release, or hand the primary's role back: one change at a time, each durable before the next."""
         states = self.states()
@@ -236,7 +233,8 @@ class JournalEngine:
             self._formed = True
         if self._members and not self._refuge and self.set_durable < self._set and any(lane.tracks for lane in self.lanes):
             return
-        recruit, release = next_change(self.spec.targets, states, self.spec.copies)
+        failback = self.spec.failback_auto
+        recruit, release = next_change(self.spec.targets, states, self.spec.copies, kept=None if failback else self._primary)
         for name in recruit:
             self.watch.happen(name, Event.RECRUITED, "")
         if recruit:
@@ -244,8 +242,11 @@ class JournalEngine:
         elif release:
             self.watch.happen(release[0], Event.RELEASED, "the preferred targets are synced again")
         elif self._primary is not None:
-            better = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
+            wished, self._promoted = self._promoted, None
+            present = wished if wished is not None and states[wished] is State.SYNCED else self._primary
+            better = choose_primary(self.spec.targets, states, present, failback=failback)
             if better != self._primary:
+                self._primary = better
                 self._change_set()
 
     def _find_refuge(self, now_s: float) -> None:
@@ -336,9 +337,14 @@ class JournalEngine:
         """Maintenance: take `target` out in order."""
         self.watch.happen(target, Event.DRAINED, "drained by the operator")
 
-    def take_back(self, target: str) -> None:
-        """Maintenance is over."""
-        self.watch.happen(target, Event.RETURNED, "returned by the operator")
+    def take_back(self, target: str) -> Told:
+        """Maintenance is over; or, of one that is in step again: it shall be primary again."""
+        told = when_told(self.spec.targets, self.states(), self._primary, target)
+        if told is Told.RETURNS:
+            self.watch.happen(target, Event.RETURNED, "returned by the operator")
+        elif told is Told.PRIMARY:
+            self._promoted = target
+        return told
 
     def clock_stepped(self, seconds: float) -> None:
         """The wall clock stepped: new volumes get a new origin."""
