@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from nvrstore.archive import Archive
 from nvrstore.config import Config, StreamConfig
 from nvrstore.events import Event
+from nvrstore.failover.members import Told
 from nvrstore.ingest.status import StreamStatus
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.ingest.taps import TapSample
@@ -110,8 +111,8 @@ class BlockingRecorder:
     def drain(self, target: str) -> bool:
         return self._portal.call(self._recorder.drain, target)
 
-    def take_back(self, target: str) -> None:
-        self._portal.call(self._recorder.take_back, target)
+    def take_back(self, target: str) -> dict[str, Told]:
+        return self._portal.call(self._recorder.take_back, target)
 
     @contextmanager
     def events(self, *kinds: type[Event]) -> Iterator[Values[Event]]:

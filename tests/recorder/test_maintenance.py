@@ -72,6 +72,56 @@ def test_a_target_is_drained_moved_away_and_brought_back(tmp_path: Path) -> None
     assert "nvrstore record" in gone.stderr
 
 
+def test_with_manual_failback_the_role_is_handed_back_when_told(tmp_path: Path) -> None:
+    """The first word ends the maintenance, the second one hands over the role, the third one finds nothing to do."""
+    with small_farm(1) as farm:
+        site = Site(tmp_path, farm, journal={"failback": "manual"})
+        process = Process(site)
+
+        def primaries() -> list[str]:
+            sets = [e for e in process.events if e.get("event") == "SetChanged"]
+            return [m["target"] for e in sets for m in e["members"] if m["role"] == "primary"]
+
+        try:
+            process.wait_recording(1)
+            process.wait_for(lambda e: e.get("event") == "status" and all(t["state"] == "synced" for t in e["journals"][0]["targets"]))
+            assert cli("target", "drain", "a", str(site.file)).returncode == 0
+            returned_ns = SYSTEM_CLOCK.utc_ns()
+            back = cli("target", "return", "a", str(site.file))
+            assert back.stdout.startswith("main: a returns: "), back.stdout + back.stderr
+            process.wait_for(lambda e: e.get("event") == "TargetSynced" and e["target"] == "a" and e["utc_ns"] > returned_ns)
+            threading.Event().wait(2.0)
+            assert primaries()[-1] == "b"
+            told_ns = SYSTEM_CLOCK.utc_ns()
+            told = cli("target", "return", "a", str(site.file))
+            assert told.stdout == "main: a becomes primary again\n", told.stdout + told.stderr
+            process.wait_for(
+                lambda e: (
+                    e.get("event") == "SetChanged"
+                    and e["utc_ns"] > told_ns
+                    and [(m["target"], m["role"]) for m in e["members"]] == [("a", "primary"), ("b", "standby")]
+                )
+            )
+            again = cli("target", "return", "a", str(site.file), "--json")
+            assert json.loads(again.stdout) == {
+                "target": "a",
+                "done": "return",
+                "journals": {"main": "nothing"},
+                "states": {"main": "synced"},
+            }
+            words = cli("target", "return", "a", str(site.file))
+            assert words.returncode == 0
+            assert "nothing to do" in words.stdout
+            sent = farm.stop_sending()
+            stopped_ns = SYSTEM_CLOCK.utc_ns()
+            process.wait_for(lambda e: e.get("event") == "status" and e["utc_ns"] > stopped_ns + 2_000_000_000)
+            assert process.end() == 0, process.errors
+        finally:
+            process.end(signal.SIGKILL)
+        assert site.lost(sent) == {}
+        assert site.differences() == []
+
+
 @pytest.mark.root
 @pytest.mark.timeout(120)
 def test_a_drained_target_is_unmounted_and_mounted_again(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """`nvrstore target`: make a directory a target, once; take one out of a running recorder, and bring it back.
 
     nvrstore target drain array-a nvr.toml       it may be unmounted then; recording goes on with the others
-    nvrstore target return array-a nvr.toml      it joins again, gets what it missed, then its role
+    nvrstore target return array-a nvr.toml      it joins again, gets what it missed, then its role; with failback = "manual"
+                                                 the role goes to it when this is said again, once it is in step
 
     nvrstore target init /mnt/array-a            people: its id, what is below it, the line for the configuration
     nvrstore target init /mnt/array-a --json     programs: {"name", "path", "id", "medium", "total_bytes", ...}
@@ -24,6 +25,7 @@ from nvrstore.cli.common import ConfigFile, JsonFlag, human_bytes, print_json, s
 from nvrstore.config import Config
 from nvrstore.control import call
 from nvrstore.errors import TargetIOError, UsageError
+from nvrstore.failover.members import Told
 from nvrstore.targets.contract import Request, Verb
 from nvrstore.targets.directory import DirectoryTarget, medium_of
 from nvrstore.targets.identity import init_target
@@ -32,6 +34,13 @@ from nvrstore.targets.steps import run_steps
 TIMEOUT_S: Final = 20.0  # of each step: a sleeping disk may need ten seconds to spin up
 CLOSE_S: Final = 2.0
 DRAIN_S: Final = 60.0  # a target that hangs is waited for as long as its medium may take
+
+_TOLD: Final = {
+    Told.RETURNS: "returns: `nvrstore status` shows how far its resync is",
+    Told.PRIMARY: "becomes primary again",
+    Told.NOTHING: "is {state}, and has the role that it can have: nothing to do",
+    Told.TOO_EARLY: "is {state}: it comes into step by itself as soon as it can; nothing is done before",
+}
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -95,13 +104,18 @@ def bring_back(
     config: ConfigFile,
     as_json: JsonFlag = False,
 ) -> None:
-    """Maintenance is over: the target joins again, gets what it missed, then its role."""
+    """Maintenance is over: the target joins again, gets what it missed, then its role.
+
+    Where failback is "manual": one that is in step again becomes primary again.
+    """
     socket = _socket(config)
-    call(socket, "return", target=name)
+    told = {str(journal): str(what) for journal, what in call(socket, "return", target=name)["journals"].items()}
+    states = _states(socket, name)
     if as_json:
-        print_json({"target": name, "done": "return", "states": _states(socket, name)})
-    else:
-        say(f"{name} returns: `nvrstore status` shows how far its resync is")
+        print_json({"target": name, "done": "return", "journals": told, "states": states})
+        return
+    for journal, what in told.items():
+        say(f"{journal}: {name} {_TOLD[Told(what)].format(state=states[journal])}")
 
 
 def _socket(config: Path) -> Path:

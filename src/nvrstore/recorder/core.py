@@ -24,6 +24,7 @@ from nvrstore.clock import SYSTEM_CLOCK, Clock
 from nvrstore.config import Config, StreamConfig, TargetConfig
 from nvrstore.control import ControlServer
 from nvrstore.errors import ClosedError, NotFoundError, RecorderFailedError, UsageError
+from nvrstore.failover.members import Told
 from nvrstore.ingest.face import StreamHand
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.limits import BUFFER_BYTES_MIN, GIB, MIB, STOP_S
@@ -195,7 +196,7 @@ class RecorderCore:
             {
                 "status": lambda _: self.status(),
                 "drain": lambda args: {"at_rest": self.drain(str(args["target"]))},
-                "return": lambda args: self.take_back(str(args["target"])),
+                "return": lambda args: {"journals": self.take_back(str(args["target"]))},
                 "trigger": self._trigger,
             },
         )
@@ -296,9 +297,9 @@ class RecorderCore:
         port = self._ports[target]
         return self._until(lambda: port.at_rest, port.deadlines.lost_s + REST_S)
 
-    def take_back(self, target: str) -> None:
-        """Maintenance is over. Raises NotFoundError."""
-        self._each_journal_of(target, lambda engine: engine.take_back(target))
+    def take_back(self, target: str) -> dict[str, Told]:
+        """Maintenance is over, or it shall be primary again; what comes of it, by journal. Raises NotFoundError."""
+        return self._each_journal_of(target, lambda engine: engine.take_back(target))
 
     def _each_journal_of(self, target: str, call: Callable[[JournalEngine], T]) -> dict[str, T]:
         """What `call` says, by journal; of all in one round."""

@@ -25,6 +25,7 @@ import anyio.to_thread
 from nvrstore.config import Config, StreamConfig
 from nvrstore.errors import ClosedError, ForkedError, RecorderFailedError, UsageError
 from nvrstore.events import Event, EventsDropped
+from nvrstore.failover.members import Told
 from nvrstore.ingest.status import StreamStatus
 from nvrstore.ingest.supervisor import ResolveStream, resolve_configured
 from nvrstore.ingest.taps import Tap, TapSample
@@ -246,9 +247,12 @@ class Recorder:
         """
         return await self._run(partial(self._checked().drain, target))
 
-    async def take_back(self, target: str) -> None:
-        """Maintenance is over: the target returns, is resynced, gets its role back."""
-        await self._run(partial(self._checked().take_back, target))
+    async def take_back(self, target: str) -> dict[str, Told]:
+        """Maintenance is over: the target returns, is resynced, gets its role back. What comes of it, by journal.
+
+        With `failback = "manual"`, once it is in step again: it is primary again, where it stands before the present one.
+        """
+        return await self._run(partial(self._checked().take_back, target))
 
 
 def _first(group: BaseExceptionGroup[RecorderFailedError]) -> RecorderFailedError:

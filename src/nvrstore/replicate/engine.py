@@ -20,7 +20,7 @@ from nvrstore.clock import Clock
 from nvrstore.failover.detector import Health
 from nvrstore.failover.homes import Home, Turn, move, waited
 from nvrstore.failover.machine import MEMBER, Effect, Event, State
-from nvrstore.failover.members import choose_primary, next_change
+from nvrstore.failover.members import Told, choose_primary, next_change, when_told
 from nvrstore.failover.terms import ClaimKey
 from nvrstore.journal.model import Batch, VolumeHeader
 from nvrstore.journal.names import volume_path
@@ -69,6 +69,7 @@ class JournalEngine:
         self.set_since_s = float("-inf")
         self._primary: str | None = None
         self._home = Home.MEMORY
+        self._promoted: str | None = None  # whom the operator wants to have the role
         self._members: list[MemberRef] = []
         self._alone_since_s: float | None = now_s
         self._started_s, self._formed = now_s, False
@@ -99,8 +100,8 @@ class JournalEngine:
         return place is None or place.state is not State.JOINING
 
     def volume_bytes(self, rate_bps: float) -> int:
-        totals = [look.total_bytes for m in self._members if (look := self.ports[m.target].look) is not None]
-        return next_volume_bytes(self.spec.volume_bytes, rate_bps, totals=totals, lanes=len(self.lanes))
+        looks = (self.ports[member.target].look for member in self._members)
+        return next_volume_bytes(self.spec.volume_bytes, rate_bps, looks=looks, lanes=len(self.lanes))
 
     def standing(self) -> list[Record]:
         return self.standing_state.records()
@@ -205,7 +206,8 @@ class JournalEngine:
         self.set_since_s = self.clock.monotonic_s()
         states = self.states()
         self._primary = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
-        self._members = self._named(states)
+        names = sorted((name for name in self.spec.targets if states[name] in MEMBER), key=lambda name: name != self._primary)
+        self._members = [MemberRef(n, self.ports[n].target_id, Role.PRIMARY if n == self._primary else Role.STANDBY) for n in names]
         self._home = move(self._home, Turn.JOINED if self._members else Turn.LEFT)
         if self._home is Home.REFUGE and self.spec.refuge:
             self._members = [MemberRef(self.spec.refuge, self.ports[self.spec.refuge].target_id, Role.REFUGE)]
@@ -215,11 +217,6 @@ class JournalEngine:
             else:
                 lane.cut()
         self.observer.set_changed(self.spec.name, self.epoch, self._members)
-
-    def _named(self, states: Mapping[str, State]) -> list[MemberRef]:
-        names = [name for name in self.spec.targets if states[name] in MEMBER]
-        names.sort(key=lambda name: name != self._primary)
-        return [MemberRef(n, self.ports[n].target_id, Role.PRIMARY if n == self._primary else Role.STANDBY) for n in names]
 
     def _form(self, now_s: float) -> None:
         """Grow, release, or hand the primary's role back: one change at a time, each durable before the next."""
@@ -231,7 +228,8 @@ class JournalEngine:
             self._formed = True
         if self._home is Home.MEMBERS and self.set_durable < self._set and any(lane.tracks for lane in self.lanes):
             return
-        recruit, release = next_change(self.spec.targets, states, self.spec.copies)
+        failback = self.spec.failback_auto
+        recruit, release = next_change(self.spec.targets, states, self.spec.copies, kept=None if failback else self._primary)
         for name in recruit:
             self.watch.happen(name, Event.RECRUITED, "")
         if recruit:
@@ -239,8 +237,11 @@ class JournalEngine:
         elif release:
             self.watch.happen(release[0], Event.RELEASED, "the preferred targets are synced again")
         elif self._primary is not None:
-            better = choose_primary(self.spec.targets, states, self._primary, failback=self.spec.failback_auto)
+            wished, self._promoted = self._promoted, None
+            present = wished if wished is not None and states[wished] is State.SYNCED else self._primary
+            better = choose_primary(self.spec.targets, states, present, failback=failback)
             if better != self._primary:
+                self._primary = better
                 self._change_set()
 
     def _find_refuge(self, now_s: float) -> None:
@@ -312,9 +313,14 @@ class JournalEngine:
         """Maintenance: take `target` out in order."""
         self.watch.happen(target, Event.DRAINED, "drained by the operator")
 
-    def take_back(self, target: str) -> None:
-        """Maintenance is over."""
-        self.watch.happen(target, Event.RETURNED, "returned by the operator")
+    def take_back(self, target: str) -> Told:
+        """Maintenance is over; or, of one that is in step again: it shall be primary again."""
+        told = when_told(self.spec.targets, self.states(), self._primary, target)
+        if told is Told.RETURNS:
+            self.watch.happen(target, Event.RETURNED, "returned by the operator")
+        elif told is Told.PRIMARY:
+            self._promoted = target
+        return told
 
     def clock_stepped(self, seconds: float) -> None:
         """The wall clock stepped: new volumes get a new origin."""
