@@ -60,6 +60,8 @@ def test_who_leaves() -> None:
     assert laggard({"a": 5}, elsewhere=True) == "a"
     assert laggard({"a": 5}, elsewhere=False) is None
     assert laggard({}, elsewhere=True) is None
+    assert laggard({"a": 1, "b": 2}, elsewhere=False, spared={"b"}) == "a"
+    assert laggard({"a": 0, "b": 2}, elsewhere=False, spared={"b"}) is None
 
 
 def test_the_survivor_is_not_blamed_for_what_the_laggard_held_up(rig: Rig) -> None:
@@ -77,6 +79,28 @@ def test_the_survivor_is_not_blamed_for_what_the_laggard_held_up(rig: Rig) -> No
     rig.finish()
     assert rig.heard.acked == rig.put
     assert in_refuge(rig) == 0
+
+
+@pytest.mark.parametrize("step_s", [0.02, 0.05])
+def test_two_that_hang_leave_one_after_the_other_and_the_third_loses_nothing(step_s: float) -> None:
+    """What waited was dropped in vain while the second one still held the buffer: the third one had room for it."""
+    rig = Rig(("a", "b", "c"), copies=3, refuge=True, pool_bytes=64 * MIB)
+    rig.buffer.bytes_max = BOUND
+    try:
+        filmed(rig, 10)
+        for name in "ab":
+            rig.ports[name]._lost_s = 10.0
+            rig.targets[name].hold()
+        rig.run(9.0, step_s=step_s)
+        assert rig.states()["c"] == "synced"
+        for name in "ab":
+            rig.targets[name].release()
+        rig.finish()
+        assert rig.heard.acked == rig.put
+    finally:
+        for target in rig.targets.values():
+            target.release()
+        rig.close()
 
 
 def test_a_full_target_that_nothing_can_be_removed_from_does_not_hold_up_the_other(rig: Rig) -> None:

@@ -8,7 +8,7 @@ A change of set frees nothing before it is durable on those who stay: for BURST_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import Protocol
 
@@ -39,11 +39,11 @@ class BoundHost(Protocol):
     def own_record(self, record: Record) -> None: ...
 
 
-def laggard(lags: Mapping[str, int], *, elsewhere: bool) -> str | None:
-    """Who leaves, of members with so many bytes on their way. The last one does so only where a spare or
+def laggard(lags: Mapping[str, int], *, elsewhere: bool, spared: Collection[str] = ()) -> str | None:
+    """Who leaves, of members with so many bytes on their way; none of the `spared`. The last one does so only where a spare or
     the refuge takes over (`elsewhere`): otherwise recording goes on with what it can take, and only what is too much is given up.
     """
-    name = max(lags, key=lags.__getitem__, default=None)
+    name = max((name for name in lags if name not in spared), key=lags.__getitem__, default=None)
     return None if name is None or lags[name] == 0 or (len(lags) == 1 and not elsewhere) else name
 
 
@@ -54,39 +54,38 @@ class Bound:
         self._host = host
         self._losses = Losses("no target and no refuge could take it")
         self._since_s = inf  # when the buffer became full, or the last one was blamed for that
-        self._blamed = False  # somebody left for it, and it is full still
+        self._blamed: set[str] = set()  # who left for it, and it is full still
         host.buffer.holders.append(self._held)
 
     def step(self, now_s: float) -> None:
         """When everything that could be settled is: what has to go now, goes."""
         host = self._host
         if not host.buffer.full:
-            self._since_s, self._blamed = inf, False
+            self._since_s, self._blamed = inf, set()
             return
         self._since_s = min(self._since_s, now_s)
         # What workers laid out while this process stood still comes all at once, and the targets are to have it first.
         patient = host.buffer.pool.windows or host.set_since_s >= self._since_s - BURST_S
         if (patient and now_s - self._since_s < BURST_S) or self._held() < host.buffer.most_held:
             return
-        if self._blamed and self._drop():
-            return
         members = [member.target for member in host.members() if member.role is not Role.REFUGE]
-        name = laggard({member: self._lag(member) for member in members}, elsewhere=self._elsewhere())
+        # Once each: who is back already, and behind again, would keep all that waits in the memory for ever.
+        name = laggard({member: self._lag(member) for member in members}, elsewhere=self._elsewhere(), spared=self._blamed)
         if name is None:
             self._drop()
         else:
-            self._since_s, self._blamed = now_s, True
+            self._since_s = now_s
+            self._blamed.add(name)
             host.watch.lose(name, "it lags behind by all that the replay buffer holds")
 
-    def _drop(self) -> bool:
-        """The oldest that waits, until the buffer is not full any more; False where that was not enough."""
+    def _drop(self) -> None:
+        """The oldest that waits, until the buffer is not full any more."""
         while self._host.buffer.full:
             lane = max(self._host.lanes, key=lambda lane: lane.waiting.bytes, default=None)
             fragment = lane.drop_oldest() if lane is not None else None
             if fragment is None:
-                return False
+                return
             self._tell(self._losses.dropped(fragment))
-        return True
 
     def came(self, fragment: Fragment) -> None:
         """A new fragment of a stream: what was lost of it ends here, where there is room again."""

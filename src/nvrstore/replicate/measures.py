@@ -15,7 +15,7 @@ class Latencies:
         self._last.append(seconds)
 
     def quantile(self, q: float, *, without: int = 0) -> float:
-        """0 where nothing was measured. `without`: so many of the longest are left out."""
+        """0 where nothing was measured. `without`: so many of the longest are left out, as those on their way in a standstill."""
         ordered = sorted(self._last)[: max(0, len(self._last) - without)]
         return ordered[min(len(ordered) - 1, int(q * len(self._last)))] if ordered else 0.0
 

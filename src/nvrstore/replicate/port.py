@@ -299,7 +299,6 @@ class Port:
             # Its keeper cannot be started, or dies again and again: what is written there could not be acknowledged any more.
             return Verdict(Health.LOST, f"no look has succeeded for {blind_s:.0f} s")
         if now_s - self._p99_at_s > 1.0:
-            # What was on its way when it, or this process, stood still for a moment is not its usual latency.
             self._p99_s, self._p99_at_s = self.latencies.quantile(0.99, without=IN_FLIGHT_MAX), now_s
         oldest = min((op.submitted_s for op in self._flying.values()), default=None)
         seen = Observation(now_s, self.appender.running_since_s(), oldest, self._look_since_s, self._p99_s, resumed_s, self.paused_s)

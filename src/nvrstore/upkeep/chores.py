@@ -32,6 +32,7 @@ log = get_logger("upkeep.chores")
 
 ROUND_S: Final = 5.0  # retention and a look for what is left to do
 SOON_S: Final = 0.5  # while a member is not synced
+TURN_S: Final = 1.0  # so long one thread waits for the other to have made room
 ROOM_S: Final = 0.25  # how often free space is looked at: looks themselves are a second apart
 STOP_S: Final = 1.0
 
@@ -45,6 +46,8 @@ class Chores:
         # Room must be made while a resync copies gigabytes: pruning runs in either thread, one at a time.
         self._pruning_lock = threading.Lock()
         self._pruning = Pruning(host)
+        self._pruning.hurried = lambda: self._room_waits > 0
+        self._room_waits = 0  # how many wait for the lock
         self.mending = Mending(host, refuge, self._pruning, self._long.stopping.wait)
         self._wishes: dict[tuple[str, ...], Callable[[], Work[object]]] = {}
         self._answered: dict[str, set[int]] = {}  # earlier sessions of this recorder that were outbid already
@@ -186,8 +189,17 @@ class Chores:
         host.hub.post(lambda: engine.reclaimed(claimed.claim.key, answered))
 
     def _make_room(self) -> Work[int]:
-        with self._pruning_lock:
+        with self._lock:
+            self._room_waits += 1
+        mine = self._pruning_lock.acquire(timeout=TURN_S)
+        with self._lock:
+            self._room_waits -= 1
+        if not mine:
+            return 0  # the other thread makes room: a claim is not to wait for that
+        try:
             return (yield from self._pruning.run())
+        finally:
+            self._pruning_lock.release()
 
     def _watch_room(self) -> Work[None]:
         """Before anything is full: what goes has to be written down first, and that needs room too."""

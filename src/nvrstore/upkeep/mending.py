@@ -172,7 +172,7 @@ class Mending:
         away: dict[str, VolumeName] = {}
         for info in infos:
             name = parse_volume_path(info.path)
-            elsewhere = [c for c in info.copies if c.target not in seen.answered and c.target in engine.spec.targets]
+            elsewhere = [c for c in info.copies if c.target not in seen.answered and c.target in engine.ports]
             if name is not None and elsewhere:
                 away[info.volume_id] = name
         return plan_resync(
@@ -223,6 +223,9 @@ class Mending:
         host = self._host
         configured = {name: engine.ports[name].target_id for name in engine.spec.targets}
         self._pruning.recovering = {volume.volume_id, volume.name.path}
+        if self._pruning.recovering & self._pruning.mending:
+            self._pruning.recovering = set()
+            return  # retention mends it just now, in the other thread: it is looked at again in the next round
         done = yield from self._beside(
             engine,
             {*volume.copies, *seen.answered},
@@ -331,7 +334,8 @@ class Mending:
                 self.copied += 1
                 state = CopyState.DAMAGED if copied.damage else CopyState.COMPLETE
                 host.catalog.copy_changed(job.volume.volume_id, copied.target, copied.length, state)
-                host.copied(journal, job.volume.volume_id)
+                if not copied.damage:
+                    host.copied(journal, job.volume.volume_id)
                 host.publish(
                     ResyncProgress(
                         utc_ns=host.clock.utc_ns(),

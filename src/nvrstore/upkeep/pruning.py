@@ -69,7 +69,8 @@ class Pruning:
 
     def __init__(self, host: UpkeepHost) -> None:
         self._host = host
-        self._trust = Trust(host)
+        self._trust = Trust(host, lambda: self.recovering)
+        self.hurried: Callable[[], bool] = lambda: False  # whether somebody waits until this round is over
         self._floors: dict[tuple[str, str], Floor] = {}
         self._gaps: dict[str, Gap] = {}
         self._gone: set[tuple[str, str]] = set()  # (path, target) of copies that went, and that rows may still name
@@ -94,6 +95,11 @@ class Pruning:
                     ends = (gap.end_ns or 0, known.end_ns or 0)
                     gap = replace(gap, start_ns=min(gap.start_ns, known.start_ns), end_ns=max(ends))
                 self._gaps[record.id] = gap
+
+    @property
+    def mending(self) -> frozenset[str]:
+        """The volume that is mended for retention's sake now, by id and by path."""
+        return self._trust.mending
 
     @property
     def floors(self) -> Mapping[tuple[str, str], Floor]:
@@ -248,8 +254,11 @@ class Pruning:
         return names[1:]
 
     def _still(self, removal: Removal) -> bool:
-        """Whether it may go now: writing it down takes a while, in which a standby may have become the only one."""
+        """Whether it may go now: writing it down, and reading the other copy, takes a while, in which a standby may have become
+        the only one, and somebody else the writer."""
         journal = removal.volume.name.journal
+        if self._host.engines[journal].fenced:
+            return False
         return (journal, removal.target) not in self._narrow or removal.target in self._standbys(self._host.config.journal(journal))
 
     def _known(self, reader: CatalogReader) -> list[StoredVolume]:
@@ -281,9 +290,14 @@ class Pruning:
         if not (yield from self._written(plan)):
             log.warning("pruning.postponed", reason="its ledger entry did not become durable", full=sorted(full))
             removals = self._first_room(plan, full)
-        gone = 0
+        gone, kept = 0, set[str]()
         for removal in removals:
-            if self._still(removal):
+            volume_id = removal.volume.volume_id
+            unread = bool(removal.trusts) and volume_id not in kept and self._still(removal)
+            # Reading takes seconds: whoever waits for room goes first. Where the other copy is not whole, none goes in this round.
+            if unread and (self.hurried() or not (yield from self._trust.stays_elsewhere(removal))):
+                kept.add(volume_id)
+            if volume_id not in kept and self._still(removal):
                 gone += yield from self._remove(removal)
         return gone
 
@@ -312,8 +326,6 @@ class Pruning:
 
     def _remove(self, removal: Removal) -> Work[bool]:
         host, name = self._host, removal.volume.name
-        if removal.trusts and not (yield from self._trust.stays_elsewhere(removal)):
-            return False
         engine = host.engines[name.journal]
         busy = {name.day, _today(host)}
         host.catalog.volume_removed(removal.volume.volume_id, removal.target)

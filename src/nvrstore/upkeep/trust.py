@@ -9,7 +9,7 @@ and five seconds (room.py), while a volume is read in the part of its time by wh
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Final
 
@@ -35,8 +35,10 @@ DOUBT_S: Final = 600.0
 class Trust:
     """Which copies stay. Used by whoever prunes, one thread at a time."""
 
-    def __init__(self, host: UpkeepHost) -> None:
-        self._host = host
+    def __init__(self, host: UpkeepHost, recovering: Callable[[], Collection[str]]) -> None:
+        """`recovering`: the volumes that recovery is at work on now, by id and by path."""
+        self._host, self._recovering = host, recovering
+        self.mending: frozenset[str] = frozenset()  # the volume that is mended here now, by id and by path
         self._doubts: dict[tuple[str, str], float] = {}  # (path, target): when it was read, and not whole
 
     def doubted(self, volume: StoredVolume) -> StoredVolume:
@@ -58,7 +60,12 @@ class Trust:
             except TargetError as error:
                 log.warning("volume.unread", path=path, target=target, reason=str(error))
             self._doubts[path, target] = self._host.clock.monotonic_s()
-        yield from self._mend(removal)
+        self.mending = frozenset({removal.volume.volume_id, path})  # said before the other thread is asked, as it does: never both
+        try:
+            if self.mending.isdisjoint(self._recovering()):
+                yield from self._mend(removal)
+        finally:
+            self.mending = frozenset()
         return False
 
     def _mend(self, removal: Removal) -> Work[None]:

@@ -20,6 +20,7 @@ from nvrstore.targets.contract import Call, Steps
 
 T = TypeVar("T")
 
+BULK_BYTES: Final = 64 << 10
 LOOK_AGAIN_S: Final = 0.002  # a batch takes about so long on a fast disk
 
 
@@ -41,6 +42,8 @@ class Yielding:
             delay_s = self._pace.delay_s(last, self._clock.monotonic_s())
             if delay_s > 0 and self._wait(delay_s):
                 return
+        if max(call.request.length, len(call.request.data)) < BULK_BYTES:
+            return  # a look into a folder takes no time from anybody; a survey is tens of thousands of them
         until_s = self._clock.monotonic_s() + YIELD_S
         while self._live() and self._clock.monotonic_s() < until_s:
             if self._wait(LOOK_AGAIN_S):
