@@ -14,6 +14,7 @@ from tests.support.recorder import JOURNAL, Site, small_farm, until
 import nvrstore
 from nvrstore.farm import Farm
 from nvrstore.recorder.wiring import make_target
+from nvrstore.targets.contract import Verb
 from nvrstore.targets.faulty import FaultyTarget
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
@@ -87,3 +88,42 @@ async def test_a_standby_keeps_its_window_and_the_primary_everything(tmp_path: P
         sent = await anyio.to_thread.run_sync(farm.stop_sending)
         await until(lambda: recorder.stream("cam0").status().gap is not None)
     assert site.lost(sent, site.account(primary)) == {}
+
+
+async def test_standbys_give_nothing_up_while_the_primary_is_lost(tmp_path: Path, farm: Farm) -> None:
+    """Whatever their window says, one of them may be all that is left; once the primary lacks nothing again, they discard again."""
+    names = ("a", "b", "c")
+    site = Site(tmp_path, farm, targets=names)
+    site.journal = {"targets": list(names), "copies": 3, "volume_age_s": 1, "standby_keep": {"days": 4 / 86_400}}
+    made: dict[str, FaultyTarget] = {}
+
+    def make(config: Any, python: str | None, lock_fd: int | None) -> FaultyTarget:
+        made[config.name] = FaultyTarget(make_target(config, python, lock_fd))
+        return made[config.name]
+
+    async with nvrstore.Recorder(site.config(), make=make) as recorder:
+
+        def standing(what: str) -> dict[str, str]:
+            return {t["target"]: t[what] for t in recorder.statistics()["journals"][0]["targets"]}
+
+        await until(lambda: set(standing("state").values()) == {"synced"} and standing("role")["a"] == "primary")
+        await until(lambda: all(volumes(site, "a") - volumes(site, name) for name in ("b", "c")), timeout_s=60.0)  # they discard
+        # What is there can be read: a copy that is read just then, and cannot be, is doubted for ten minutes.
+        fault = made["a"].fail(errno.EIO, verbs={Verb.LOOK, Verb.PREPARE, Verb.OPEN, Verb.APPEND, Verb.CLOSE})
+        await until(lambda: standing("state")["a"] == "away" and standing("role")["b"] == "primary")
+        await anyio.sleep(0.5)  # a removal that was on its way has been done, or was called off
+        held = {name: volumes(site, name) for name in ("b", "c")}
+        assert all(held.values())
+        newer = 12  # volumes of a second each: three times their window, and two rounds of upkeep
+        await until(lambda: len(volumes(site, "b") - held["b"]) >= newer, timeout_s=60.0)
+        for name in ("b", "c"):
+            assert held[name] <= volumes(site, name)
+        alone = volumes(site, "b")
+        fault.remove()
+        await until(lambda: standing("state")["a"] == "synced" and standing("role")["a"] == "primary")
+        assert alone <= volumes(site, "a"), "the primary has everything before anybody gives anything up"
+        await until(lambda: not any(held[name] & volumes(site, name) for name in ("b", "c")), timeout_s=60.0)
+        assert held["b"] <= volumes(site, "a")
+        sent = await anyio.to_thread.run_sync(farm.stop_sending)
+        await until(lambda: recorder.stream("cam0").status().gap is not None)
+    assert site.lost(sent) == {}
