@@ -59,7 +59,10 @@ class Trust:
                     return True
             except TargetError as error:
                 log.warning("volume.unread", path=path, target=target, reason=str(error))
+                continue  # of the target, not of this copy: it is asked again when the target answers
             self._doubts[path, target] = self._host.clock.monotonic_s()
+        if not any((path, target) in self._doubts for target in removal.trusts):
+            return False
         self.mending = frozenset({removal.volume.volume_id, path})  # said before the other thread is asked, as it does: never both
         try:
             if self.mending.isdisjoint(self._recovering()):
