@@ -31,6 +31,11 @@ class Losses:
         self._open[stream] = replace(gap, start_ns=min(gap.start_ns, fragment.utc_ns), end_ns=end_ns)
         return opened
 
+    @property
+    def streams(self) -> list[str]:
+        """Those of which something was given up, and nothing taken since."""
+        return list(self._open)
+
     def over(self, stream: str) -> Gap | None:
         """Footage of `stream` is taken again."""
         return self._open.pop(stream, None)

@@ -213,3 +213,22 @@ def test_a_journal_whose_targets_are_dead_costs_another_one_nothing() -> None:
         for target in two.targets.values():
             target.close(0.0)
         two.pool.close()
+
+
+def test_a_recorder_that_stops_while_the_oldest_goes_says_how_far_it_went(rig: Rig) -> None:
+    """No later frame of a camera ends its gap then; it was left open, as if everything since were missing."""
+    for target in rig.targets.values():
+        target.fault = lambda request: errno.EIO if request.verb in (Verb.APPEND, Verb.OPEN, Verb.LOOK) else 0
+    rig.run(20)
+    for camera in rig._cameras.values():
+        camera.flush(rig)
+    rig.run(5, record=False)
+    for target in rig.targets.values():
+        target.fault = None
+    rig.run(3, record=False)
+    rig.finish(60)
+    lost = rig.put - rig.heard.acked
+    gaps = {record.id: record.body for record in rig.heard.records if record.kind is RecordKind.GAP}
+    assert lost
+    assert {body["stream"] for body in gaps.values()} == {stream for stream, _, _ in lost}
+    assert all(body["end_ns"] is not None for body in gaps.values())

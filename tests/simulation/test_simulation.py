@@ -57,6 +57,11 @@ def test_seeds_4021_and_others_a_moments_standstill_is_not_a_targets_usual_laten
     run(seed)
 
 
+def test_seed_19251_what_was_dropped_last_has_its_end_in_the_ledger() -> None:
+    """The recorder was stopped before another frame of that camera came."""
+    run(19251)
+
+
 def test_seed_1111_what_is_out_of_a_standbys_window_is_not_copied_there() -> None:
     """It was a spare when that was recorded, and the primary keeps it: nothing is missing."""
     run(1111)

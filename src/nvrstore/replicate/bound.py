@@ -98,6 +98,11 @@ class Bound:
         spare = any(place.state is State.READY for place in self._host.watch.places.values())
         return spare or (refuge is not None and self._host.ports[refuge].answering)
 
+    def end(self) -> None:
+        """Nothing more comes of any stream: what was lost reaches to where it was lost last."""
+        for stream in self._losses.streams:
+            self._tell(self._losses.over(stream))
+
     def _tell(self, gap: Gap | None) -> None:
         if gap is not None:
             self._host.own_record(gap.record())

@@ -345,6 +345,7 @@ class JournalEngine:
         """No more ticks: commit what is here, then close every volume. To be called until `idle`."""
         self._stopping = True
         self._take_in()
+        self._bound.end()
         if all(not lane.waiting for lane in self.lanes):
             for lane in self.lanes:
                 if lane.volume is not None and not lane.volume.submitted:
