@@ -79,9 +79,9 @@ class MemberChecks:
     def _lost(self, node: Node, target: str, reason: str) -> None:
         view = self.world.views[node.who][target]
         quiet_s = self.world.clock.monotonic_s() - max(view.troubled_s, node.thawed_s)
-        seen, _ = self.world.checks.highest(target)
-        # Who took over clears away what this one had prepared, and closes what it had open, before it sees the claim.
-        superseded = node.engine is not None and seen is not None and seen.term > node.engine.spec.claim.term
+        # Who took over, on any target, clears away what this one had prepared, and closes what it had open, before it sees the claim.
+        terms = [seen.term for name in self.world.plan.targets if (seen := self.world.checks.highest(name)[0]) is not None]
+        superseded = node.engine is not None and max(terms, default=0) > node.engine.spec.claim.term
         if quiet_s > SHADOW_S and not superseded and not reason.startswith("fenced") and _DIED not in reason:
             self.world.checks.fail("I26", f"{node.who} gives {target} up, which is well for {quiet_s:.1f} s: {reason}")
 
