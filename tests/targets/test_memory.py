@@ -206,6 +206,25 @@ def test_a_keeper_is_not_given_up_where_it_would_be_the_third(target: MemoryTarg
     assert target.keeper.restart()
 
 
+def test_a_keeper_that_hangs_with_two_stuck_is_woken_when_it_has_finished(target: MemoryTarget, pool: Pool) -> None:
+    """Drained while it hung, and returned at once: to give it up would leave a third one."""
+    target.hold()
+    for handle in (1, 2):
+        appender = target.start_appender(pool)
+        append(appender, block(pool, b"x"), offset=BLOCK_BYTES, handle=handle)
+        if handle == 1:
+            appender.abandon()
+    hung = target.keeper.submit(Request(Verb.PUT, "late", data=b"x"))
+    appender.abandon()
+    target.keeper.rest()
+    target.keeper.wake()
+    assert (target.workers_stuck(), hung.done()) == (ABANDONED_WORKERS_MAX, False)
+    assert target.keeper.submit(Request(Verb.SPACE)).result(0).errno == UNAVAILABLE
+    target.release()
+    assert hung.result(0).ok
+    assert ask(target, Verb.SPACE).ok
+
+
 def test_with_two_stuck_no_keeper_follows_the_one_that_was_given_up(target: MemoryTarget, pool: Pool) -> None:
     """As on a directory, until one of them is gone."""
     appender = opened(target, pool)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -205,6 +206,33 @@ def test_a_keeper_is_not_given_up_where_it_would_be_the_third(
         wait_gone(appender)
     assert in_thread.workers_stuck() == 0
     assert in_thread.keeper.restart()
+    assert ask(in_thread, Verb.SPACE).ok
+
+
+def test_a_keeper_that_hangs_with_two_stuck_is_woken_when_it_has_finished(
+    in_thread: DirectoryTarget, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drained while it hung, and returned at once: to give it up would leave a third one."""
+    gate = Gate(monkeypatch, "prepared")
+    stuck = [in_thread.start_appender(pool) for _ in range(ABANDONED_WORKERS_MAX)]
+    for appender in stuck:
+        open_volume(appender, pool, prepared="prepared")
+        gate.wait_entered()
+    hung = in_thread.keeper.submit(Request(Verb.READ, "prepared", length=1))
+    gate.wait_entered()
+    for appender in stuck:
+        appender.abandon()
+    in_thread.keeper.rest()
+    in_thread.keeper.wake()
+    assert in_thread.workers_stuck() == ABANDONED_WORKERS_MAX
+    assert ask_briefly(in_thread, Verb.SPACE).errno == UNAVAILABLE
+    gate.let_go()
+    assert hung.result(PATIENCE_S).errno == errno.ENOENT
+    for appender in stuck:
+        wait_gone(appender)
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not ask_briefly(in_thread, Verb.SPACE).ok and time.monotonic() < deadline_s:
+        time.sleep(0.01)
     assert ask(in_thread, Verb.SPACE).ok
 
 

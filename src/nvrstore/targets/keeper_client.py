@@ -86,6 +86,7 @@ class KeeperClient:
         self._backlog: deque[_Asked] = deque()
         self._number = 0
         self._closed = self._resting = False
+        self._woken = False  # its rest ends when the present worker has
         self._unsynced: set[str] = set()  # written by the present worker, and not synced
         self._lost: set[str] = set()  # written by one that died
 
@@ -146,7 +147,7 @@ class KeeperClient:
     def rest(self) -> None:
         self._check_owner()
         with self._lock:
-            self._resting = True
+            self._resting, self._woken = True, False
             life, waiting = self._life, list(self._backlog)
             self._backlog.clear()
             if life is not None:
@@ -158,6 +159,9 @@ class KeeperClient:
         self._check_owner()
         with self._lock:
             life = self._life
+            if life is not None and not self._give_up(life.worker):
+                self._woken = True  # once this one is gone: it would be one too many
+                return
         if life is not None:
             self._end_life(life, "it had not come to rest")
         with self._lock:
@@ -225,6 +229,9 @@ class KeeperClient:
             if self._life is not life:
                 return
             self._life = None
+            if self._woken:
+                self._resting = self._woken = False
+                self._started_s = 0.0
             asked = [*life.sent.values(), *self._backlog]
             life.sent.clear()
             self._backlog.clear()

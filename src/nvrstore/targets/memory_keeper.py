@@ -28,6 +28,7 @@ class MemoryKeeper(Line):
     def __init__(self, target: MemoryTarget) -> None:
         super().__init__(target)
         self._closed = self._ended = False
+        self._woken = False  # its rest ends when it has finished: to be given up, it would be one too many
         self._verbs: dict[Verb, Callable[[Request], tuple[int, bytes]]] = {
             Verb.LOOK: self._look,
             Verb.PREPARE: self._prepare,
@@ -51,6 +52,8 @@ class MemoryKeeper(Line):
         if request.verb in APPENDER_VERBS:
             raise ValueError(f"a keeper does not {request.verb.name}")
         future: Future[Answer] = Future()
+        if self._woken and not self.line:
+            self.resting = self._woken = False
         if self._closed or self.resting or not self._alive():
             future.set_result(Answer(0, UNAVAILABLE))
             return future
@@ -74,9 +77,13 @@ class MemoryKeeper(Line):
         return not self.resting and self._alive()
 
     def rest(self) -> None:
-        self.resting = True
+        self.resting, self._woken = True, False
 
     def wake(self) -> None:
+        with self.target.lock:
+            self._woken = bool(self.line) and self.target.spoken_for() >= ABANDONED_WORKERS_MAX
+        if self._woken:
+            return
         if self.line:
             self.die(running=self.target.held)  # it had not come to rest
         self.resting = False
