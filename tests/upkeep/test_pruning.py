@@ -22,7 +22,8 @@ from nvrstore.recorder.observer import RecorderObserver
 from nvrstore.replicate.floor import floors_of
 from nvrstore.targets.contract import Verb
 from nvrstore.upkeep.chores import Chores
-from nvrstore.upkeep.retention import RETENTION_GAP
+from nvrstore.upkeep.host import Work
+from nvrstore.upkeep.retention import RETENTION_GAP, Removal
 
 SMALL = 24 * MIB
 
@@ -191,24 +192,59 @@ def test_what_cannot_be_mended_stays_where_it_is_whole(uneven: UpkeepRig) -> Non
     assert first in rig.stored("a")
 
 
-def test_the_window_of_a_standby_waits_for_a_whole_copy_too(tmp_path: Path) -> None:
-    """`standby_keep` gives up what the primary has: what it has indeed."""
+@pytest.fixture
+def windowed(tmp_path: Path) -> Iterator[UpkeepRig]:
+    """b keeps 4 MiB of what a keeps for good; eight are recorded."""
     rig = UpkeepRig(tmp_path, capacity_bytes={"a": 8 * SMALL, "b": 8 * SMALL}, keep={"days": 30}, volume_bytes=MIB)
-    try:
-        begin(rig)
-        rig.record(8.0)
-        rig.config = rig.config.model_copy(
-            update={
-                "journals": tuple(
-                    j.model_copy(update={"standby_keep": KeepConfig.model_validate({"bytes": "4MiB"})}) for j in rig.config.journals
-                )
-            }
-        )
-        first, second = rig.stored("a")[:2]
-        whole = flip(rig, "a", first)
-        rig.prune()
-        assert (second, "b") in rig.pruned
-        assert (first, "b") not in rig.pruned
-        assert content_of(rig, "a", first) == content_of(rig, "b", first) == whole
-    finally:
-        rig.close()
+    begin(rig)
+    rig.record(8.0)
+    window = KeepConfig.model_validate({"bytes": "4MiB"})
+    journals = tuple(journal.model_copy(update={"standby_keep": window}) for journal in rig.config.journals)
+    rig.config = rig.config.model_copy(update={"journals": journals})
+    yield rig
+    rig.close()
+
+
+def test_the_window_of_a_standby_waits_for_a_whole_copy_too(windowed: UpkeepRig) -> None:
+    """`standby_keep` gives up what the primary has: what it has indeed."""
+    rig = windowed
+    first, second = rig.stored("a")[:2]
+    whole = flip(rig, "a", first)
+    rig.prune()
+    assert (second, "b") in rig.pruned
+    assert (first, "b") not in rig.pruned
+    assert content_of(rig, "a", first) == content_of(rig, "b", first) == whole
+
+
+def test_nothing_goes_when_somebody_took_over_while_the_other_copy_was_read(windowed: UpkeepRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes seconds: what was lawful before need not be any more."""
+    stays = windowed.pruning._trust.stays_elsewhere
+
+    def read(removal: Removal) -> Work[bool]:
+        whole = yield from stays(removal)
+        windowed.engine.watch.fenced_by = "another"
+        return whole
+
+    monkeypatch.setattr(windowed.pruning._trust, "stays_elsewhere", read)
+    assert windowed.prune() == 0
+    assert windowed.pruned == []
+
+
+def test_what_recovery_mends_is_not_mended_by_retention_at_the_same_time(windowed: UpkeepRig) -> None:
+    """Both would write into one unfinished file, and the later name a half of it."""
+    first = windowed.stored("a")[0]
+    flip(windowed, "a", first)
+    damaged = content_of(windowed, "a", first)
+    windowed.pruning._trust._recovering = lambda: {first}
+    windowed.prune()
+    assert (first, "b") not in windowed.pruned
+    assert content_of(windowed, "a", first) == damaged
+
+
+def test_who_waits_for_room_does_not_wait_until_copies_are_read(windowed: UpkeepRig) -> None:
+    """What has to be read first goes in a later round."""
+    windowed.pruning.hurried = lambda: True
+    assert windowed.prune() == 0
+    windowed.pruning.hurried = lambda: False
+    windowed.pruning._plan_next_s = 0.0
+    assert windowed.prune() > 0
